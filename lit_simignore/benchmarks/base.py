@@ -1,0 +1,47 @@
+"""What a benchmark is: samples, how an output is read, what it is worth. It never knows which model answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lit_simignore.types import Prediction, Sample
+
+
+@dataclass(kw_only=True)
+class Benchmark(ABC):
+    """Base of every benchmark. A subclass is a dataclass: its fields are its configuration.
+
+    Args:
+        limit: use only the first ``limit`` samples of the benchmark's stable order; ``None`` uses all.
+    """
+
+    limit: int | None = None
+
+    protocol: ClassVar[str]
+    """Name and version of prompt and parser: it changes whenever a number could change."""
+
+    max_new_tokens: ClassVar[int] = 16
+    """Enough for every valid answer."""
+
+    @abstractmethod
+    def load(self) -> Sequence[Sample]:
+        """All samples, in a stable order. Images stay unopened."""
+
+    @abstractmethod
+    def parse(self, output: str, sample: Sample) -> str | None:
+        """The answer that ``output`` gives, or ``None`` if it gives none. Never raises, whatever the string."""
+
+    @abstractmethod
+    def score(self, parsed: str | None, sample: Sample) -> float | None:
+        """What the parsed answer is worth, 0 to 1; ``None`` for a sample without a known answer."""
+
+    def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        """Further metrics of one method (named, finite numbers), beyond the mean score."""
+        return {}
+
+    def identity(self) -> Mapping[str, object]:
+        """What the fingerprint of a run must know about the data: source, revision, seed, split."""
+        return {"protocol": self.protocol}
