@@ -127,10 +127,13 @@ class CountPruner(Pruner):
 
     budget_fields: ClassVar[tuple[str, ...]] = ("num_keep", "keep_ratio")
 
+    adaptive: ClassVar[bool] = False
+    """True where the rule finds its own count when no budget field is set."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [name for name in self.budget_fields if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) != 1 and not (self.adaptive and not given):
             came = ", ".join(f"{name}={getattr(self, name)}" for name in given) or "none"
             raise UserError(
                 f"{type(self).__name__} takes exactly one of {', '.join(self.budget_fields)}; got {came}"

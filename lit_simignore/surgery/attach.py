@@ -1,0 +1,116 @@
+"""``with attach(model, ...)``: pruning inside the model's own forward, and the model as it was afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from weakref import WeakSet
+
+from torch import nn
+
+from lit_simignore.pruning.base import Need, Pruner
+from lit_simignore.surgery.families import family_of
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.hooks import Attachment
+from lit_simignore.surgery.spans import Spans
+from lit_simignore.surgery.trace import Trace
+from lit_simignore.types import UserError
+
+_ATTACHED: WeakSet[nn.Module] = WeakSet()
+
+
+@contextmanager
+def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iterator[Trace]:
+    """Within the block, ``model`` prunes visual tokens in every prefill: ``generate``, ``forward``, training.
+
+    Callers see the unpruned interface: ``generate`` returns the original prompt and the new tokens, logits have the
+    original length (dropped rows come from a zero hidden state), caches answer the original length, labels keep
+    their columns. When every sample keeps everything, nothing is touched and results are bit-identical. Leaving the
+    block, by whatever way, leaves no hook behind.
+
+    Args:
+        model: a Hugging Face model of a known family; wrappers of PEFT, DDP and ``torch.compile`` are looked through.
+        parts: pruners, in the order in which they run. None at all only records.
+        spans: labels of the prompts, from :func:`~lit_simignore.surgery.prepare.prepare`. Rows are those of the
+            call; under beams each counts for all beams. Without spans every token that is neither special nor
+            visual counts as text, which includes the chat template.
+
+    Yields:
+        The trace, filled by every prefill. ``trace.spans`` may be replaced between calls.
+
+    Raises:
+        UserError: unknown family; a part that is no pruner, or that needs what the family does not offer; a text
+            scope that needs spans; a model that is attached already.
+    """
+    base = unwrap(model)
+    family = family_of(base.config)
+    pruners = check_parts(parts, family)
+    check_text(pruners, spans)
+    decoder = family.decoder(base)
+    if decoder in _ATTACHED:
+        raise UserError("this model is attached already; give all parts to one attach(model, first, second, ...)")
+    trace = Trace(spans)
+    attachment = Attachment(base, decoder, family, pruners, trace)
+    with ExitStack() as undo:
+        _ATTACHED.add(decoder)
+        undo.callback(_ATTACHED.discard, decoder)
+        undo.callback(attachment.remove)
+        attachment.install()
+        yield trace
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside wrappers of PEFT, ``torch.compile``, DDP and DataParallel."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()  # hooks on a PeftModel would not run inside generate
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        else:
+            break
+    if not hasattr(model, "config") or not hasattr(model, "get_decoder"):
+        raise UserError(f"attach expects a Hugging Face model; got {type(model).__name__}: pass the model that load() returned")
+    return model
+
+
+def check_parts(parts: Sequence[object], family: Family) -> tuple[Pruner, ...]:
+    """The pruners among ``parts``, each checked against what the family offers."""
+    pruners = []
+    for part in parts:
+        if not isinstance(part, Pruner):
+            raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
+        if part.stage is not None:
+            raise UserError(
+                f"{type(part).__name__} prunes before decoder layer {part.stage}; only pruners that run before the "
+                "decoder are supported so far: take one without layer_idx"
+            )
+        missing = sorted(need.value for need in part.needs - family.offers)
+        if missing:
+            raise UserError(f"{type(part).__name__} needs {', '.join(missing)}, which {type(family).__name__} models do not offer")
+        pruners.append(part)
+    _check_alike(pruners, "apply", "drop")
+    _check_alike(pruners, "positions", "original")
+    return tuple(pruners)
+
+
+def _check_alike(pruners: Sequence[Pruner], field: str, default: str) -> None:
+    values = {getattr(pruner, field, default) for pruner in pruners}
+    if len(values) > 1:
+        raise UserError(f"pruners of one attach must agree on {field}; got {' and '.join(sorted(values))}: set one value")
+
+
+def check_text(pruners: Sequence[Pruner], spans: Spans | None) -> None:
+    """Refuse a text scope that only spans can tell; warn once where all text has to do."""
+    if spans is not None:
+        return
+    for pruner in pruners:
+        if Need.TEXT not in pruner.needs:
+            continue
+        scope = getattr(pruner, "text", "prompt")
+        if scope != "prompt":
+            raise UserError(
+                f"{type(pruner).__name__}(text={scope!r}) needs to know where the {scope} are: pass spans= from "
+                "prepare(processor, samples), or use text='prompt'"
+            )

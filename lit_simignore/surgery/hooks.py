@@ -1,0 +1,235 @@
+"""The hooks of one attachment: on the model (what the prompt is, later steps) and on its decoder (the drop).
+
+The decoder is where ``inputs_embeds`` holds image rows and text rows side by side, in the space that rules compare
+in; nothing is encoded twice and nothing above the decoder learns that the sequence got shorter.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from lit_simignore.metrics.flops import DecoderShape, decoder_budget
+from lit_simignore.pruning.base import Need, Pruner
+from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
+from lit_simignore.surgery.columns import EXPLICIT
+from lit_simignore.surgery.decode import later_inputs
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.masks import alive_columns
+from lit_simignore.surgery.prefill import choose_visual, masked_inputs, shortened_inputs
+from lit_simignore.surgery.prompt import Prompt, PromptReader
+from lit_simignore.surgery.rows import ColumnMap, scatter_rows
+from lit_simignore.surgery.trace import CallTrace, Trace
+from lit_simignore.types import UserError
+
+VISION_INPUTS = ("pixel_values", "pixel_values_images", "image_patches")
+VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw")
+
+
+class Prefill:
+    """One prefill on its way from the model's pre-hook to the decoder's post-hook."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.columns: ColumnMap | None = None
+        self.dropped = False
+        self.call: CallTrace | None = None
+        self.token: Token[Prefill | None] | None = None
+
+
+_PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", default=None)
+
+
+class Attachment:
+    """The hooks of one ``attach`` block."""
+
+    def __init__(
+        self, model: nn.Module, decoder: nn.Module, family: Family, pruners: tuple[Pruner, ...], trace: Trace
+    ) -> None:
+        self.model, self.decoder, self.family, self.pruners, self.trace = model, decoder, family, pruners, trace
+        self.owner = Owner()
+        self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
+        self.shape = DecoderShape.from_config(model.config)
+        self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in pruners)
+        self.renumbers = any(getattr(pruner, "positions", "original") == "renumber" for pruner in pruners)
+        self._handles: list[Any] = []
+        self._names = _argument_names(model), _argument_names(decoder)
+        self._warned = False
+
+    # -- lifecycle
+
+    def install(self) -> None:
+        """Register all hooks."""
+        self._handles += [
+            self.model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            self.model.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
+            self.decoder.register_forward_pre_hook(self._shorten, with_kwargs=True),
+            self.decoder.register_forward_hook(self._restore, with_kwargs=True),
+        ]
+
+    def remove(self) -> None:
+        """Take all hooks away; caches that they shortened can be continued only by another attachment."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.owner.live = False
+
+    # -- the model
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = {**dict(zip(self._names[0], args, strict=False)), **kwargs}
+        ids, embeds, cache = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("past_key_values")
+        given = ids if ids is not None else embeds
+        if given is None:
+            return None
+        batch, length = given.shape[:2]
+        state = state_of(cache)
+        if state is None and length == 1 and cache is not None:
+            return None  # an ordinary decoding step: no question to the device, traceable by dynamo
+        if state is None and (cache is None or int(cache.get_seq_length()) == 0):
+            self._begin(ids, embeds, inputs)
+            return None
+        if length > 1:
+            self._refuse_late_images(ids, inputs)
+        if state is None or state.entry is None:
+            return None
+        if state.owner is not self.owner:
+            state.owner = self.owner  # a later attachment goes on with an earlier one's cache
+        return (), later_inputs(inputs, cache, state.entry, batch, length)
+
+    def _begin(self, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
+        if any(inputs.get(name) is not None for name in VIDEO_INPUTS):
+            raise UserError("video input cannot be pruned; pass images")
+        explicit = EXPLICIT.get()
+        if explicit is not None:
+            given = ids if ids is not None else embeds
+            assert given is not None
+            prompt = self.reader.from_columns(explicit, given.shape[0], given.shape[1], inputs)
+        elif ids is not None:
+            prompt = self.reader.from_ids(ids, inputs, self.trace.spans)
+            self._warn_without_spans(prompt)
+        elif self.pruners:
+            raise UserError("a prompt given as inputs_embeds does not show its visual tokens: pass input_ids, or name them with visual_columns(mask)")
+        else:
+            return
+        prefill = Prefill(prompt)
+        prefill.token = _PREFILL.set(prefill)
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        prefill = _PREFILL.get()
+        if prefill is not None and prefill.token is not None:
+            _PREFILL.reset(prefill.token)
+            prefill.token = None
+
+    def _refuse_late_images(self, ids: Tensor | None, inputs: Mapping[str, Any]) -> None:
+        placeholder = self.family.image_token_id(self.model.config)
+        if ids is None or placeholder is None or not self.pruners:
+            return
+        encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
+        features = encoded is not None or any(inputs.get(name) is not None for name in VISION_INPUTS)
+        # ids alone prove nothing: prompt-lookup drafts may copy placeholders
+        if features and bool((ids == placeholder).any()):
+            raise UserError(
+                "an image that arrives on a non-empty cache (a later turn, or prefill_chunk_size) cannot be pruned: "
+                "start a new cache with the whole conversation"
+            )
+
+    def _warn_without_spans(self, prompt: Prompt) -> None:
+        wanted = any(Need.TEXT in pruner.needs for pruner in self.pruners)
+        if wanted and prompt.spans is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "attach() got no spans: every token that is neither special nor visual counts as text, the chat "
+                "template included. Pass spans= from prepare(processor, samples) to compare with the question alone.",
+                stacklevel=2,
+            )
+
+    # -- the decoder
+
+    def _shorten(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        prefill = _PREFILL.get()
+        if prefill is None or prefill.call is not None:
+            return None
+        inputs = {**dict(zip(self._names[1], args, strict=False)), **kwargs}
+        embeds = inputs.get("inputs_embeds")
+        if embeds is None:
+            if inputs.get("input_ids") is None:
+                return None
+            if not bool(prefill.prompt.visual.any()):
+                return None
+            raise UserError("visual_columns were named for a call with input_ids; pass inputs_embeds, which hold the visual tokens")
+        self._settle(prefill, inputs, embeds)
+        if not self.pruners:
+            return None
+        chosen = choose_visual(prefill.prompt, embeds, self.pruners, prefill.call)
+        assert prefill.prompt.alive is not None
+        if torch.equal(chosen.keep, prefill.prompt.alive) and not chosen.merged:
+            return None
+        check_cache(inputs.get("past_key_values"))
+        self._check_window(embeds.shape[1])
+        change = masked_inputs if self.masks else shortened_inputs
+        inputs, prefill.columns = change(chosen, prefill.prompt, inputs, renumber=self.renumbers)
+        prefill.dropped = not self.masks
+        return (), inputs
+
+    def _settle(self, prefill: Prefill, inputs: Mapping[str, Any], embeds: Tensor) -> None:
+        """Learn what is padding, count visual tokens, open the call's trace."""
+        prompt = prefill.prompt
+        prompt.settle(alive_columns(inputs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device))
+        counts = prompt.visual.sum(dim=1).tolist()[:: prompt.repeats]
+        grids = [self.family.grids(self.model.config, count) for count in counts]
+        prefill.call = CallTrace(num_visual=counts, grids=grids)
+
+    def _check_window(self, length: int) -> None:
+        config = self.decoder.config
+        window = getattr(config, "sliding_window", None)
+        used = getattr(config, "use_sliding_window", True)
+        if window is not None and used and window < length:
+            raise UserError(
+                f"this decoder attends within a window of {window} positions and the prompt has {length}: dropping "
+                "tokens would move the window; shorten the prompt"
+            )
+
+    def _restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        prefill = _PREFILL.get()
+        if prefill is None or prefill.call is None:
+            return None
+        self._record(prefill)
+        if prefill.columns is None:
+            return None
+        as_tuple = isinstance(output, tuple)
+        hidden = output[0] if as_tuple else output.last_hidden_state
+        found = [part for part in output if isinstance(part, Cache)] if as_tuple else [output.past_key_values]
+        if found and found[0] is not None:
+            check_cache(found[0])
+            remember(found[0], CacheState(self.owner, prefill.columns))
+        if not prefill.dropped:
+            return None
+        full = scatter_rows(hidden, prefill.columns)
+        if as_tuple:
+            return (full, *output[1:])
+        output.last_hidden_state = full
+        return output
+
+    def _record(self, prefill: Prefill) -> None:
+        """Close the call's trace with its budgets."""
+        call, prompt = prefill.call, prefill.prompt
+        assert call is not None and prompt.alive is not None
+        text = (prompt.alive & ~prompt.visual).sum(dim=1).tolist()[:: prompt.repeats]
+        for row, total in enumerate(call.num_visual):
+            computed = total if self.masks else len(call.kept[row])
+            layers = [computed] * self.shape.num_layers
+            call.budgets.append(decoder_budget(self.shape, layers, total=total, text_tokens=text[row]))
+        self.trace.calls.append(call)
+
+
+def _argument_names(module: nn.Module) -> list[str]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [item.name for item in parameters if item.kind is not inspect.Parameter.VAR_KEYWORD]

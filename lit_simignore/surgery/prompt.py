@@ -1,0 +1,133 @@
+"""What the columns of one prefill are: visual tokens, text, padding, answers. Read from a call's own arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_simignore.surgery.columns import Columns
+from lit_simignore.surgery.spans import Spans
+from lit_simignore.types import UserError
+
+IGNORED_LABEL = -100
+
+
+@dataclass(slots=True, eq=False)
+class Prompt:
+    """One prefill. ``alive`` is filled in when the decoder is reached, where padding can be told for certain.
+
+    Args:
+        visual: ``(B, N)`` bool, placeholders of visual tokens.
+        text: ``(B, N)`` bool, columns that may be compared with where no spans say better.
+        spans: labels of the prompts, if any.
+        keys: identity of each row; empty if unknown.
+        labels: ``(B, N)`` training labels, if any.
+        alive: ``(B, N)`` bool, False for padding.
+    """
+
+    visual: Tensor
+    text: Tensor
+    spans: Spans | None = None
+    keys: tuple[str, ...] = ()
+    labels: Tensor | None = None
+    alive: Tensor | None = None
+
+    @property
+    def repeats(self) -> int:
+        """Rows per sample (beams); 1 where no spans tell."""
+        return 1 if self.spans is None else self.spans.repeats(self.visual.shape[0])
+
+    def settle(self, alive: Tensor) -> None:
+        """Learn which columns are padding; nothing else counts from then on."""
+        self.alive = alive
+        self.visual = self.visual.to(alive.device) & alive
+        self.text = self.text.to(alive.device) & alive & ~self.visual
+
+    def scored_text(self, scope: str) -> Tensor:
+        """``(B, N)`` bool, the columns that a pruner with ``text=scope`` compares visual tokens with."""
+        if self.spans is None:
+            return self.text
+        assert self.alive is not None
+        labelled = self.spans.tokens(scope).to(self.alive.device).repeat_interleave(self.repeats, dim=0)
+        chosen = torch.zeros_like(self.alive)
+        chosen[:, : labelled.shape[1]] = labelled  # later columns are drafts or generated tokens, never text
+        return chosen & self.alive & ~self.visual
+
+    def key(self, row: int) -> str:
+        """Identity of a row."""
+        if self.spans is not None:
+            return self.spans.keys[row // self.repeats]
+        return self.keys[row] if self.keys else ""
+
+
+class PromptReader:
+    """Makes a :class:`Prompt` of the arguments of a forward call. One per attachment."""
+
+    def __init__(self, image_token_id: int | None, special_ids: frozenset[int]) -> None:
+        self._image_token_id = image_token_id
+        self._special_ids = torch.tensor(sorted(special_ids), dtype=torch.long)
+        self._root: Tensor | None = None
+        self._seen = 0
+
+    def from_ids(self, input_ids: Tensor, arguments: Mapping[str, Any], spans: Spans | None) -> Prompt:
+        """Read a prompt that came as token ids."""
+        if spans is not None:
+            spans.check(input_ids)
+        if self._image_token_id is None:
+            visual = torch.zeros_like(input_ids, dtype=torch.bool)
+        else:
+            visual = input_ids == self._image_token_id
+        labels = arguments.get("labels")
+        text = self._free_text(input_ids, arguments) if spans is None else torch.zeros_like(visual)
+        return Prompt(visual=visual, text=text, spans=spans, labels=labels)
+
+    def from_columns(self, columns: Columns, batch: int, length: int, arguments: Mapping[str, Any]) -> Prompt:
+        """Read a prompt whose columns the caller named, for calls that show no ids."""
+        named, width = columns.visual.shape
+        if batch % named or length < width:
+            raise UserError(f"visual_columns named {named} rows of {width} columns; the call has {batch} rows of {length}")
+        repeats = batch // named
+
+        def widen(mask: Tensor) -> Tensor:
+            full = torch.zeros(batch, length, dtype=torch.bool, device=mask.device)
+            full[:, :width] = mask.repeat_interleave(repeats, dim=0)
+            return full
+
+        visual = widen(columns.visual)
+        text = widen(~columns.visual if columns.text is None else columns.text)
+        keys = tuple(key for key in columns.keys for _ in range(repeats))
+        return Prompt(visual=visual, text=text, keys=keys, labels=arguments.get("labels"))
+
+    def _free_text(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Every token that is not special and cannot be an answer or a draft."""
+        text = ~torch.isin(input_ids, self._special_ids.to(input_ids.device))
+        labels = arguments.get("labels")
+        if labels is not None:
+            text &= labels == IGNORED_LABEL
+        text[:, self._prompt_length(input_ids, arguments) :] = False
+        return text
+
+    def _prompt_length(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> int:
+        """Columns that are the prompt: what follows was generated, drafted or is being scored.
+
+        Assisted decoding appends drafts to the prompt and asks for their logits; generation without a cache
+        appends each new token and calls again. Both would otherwise let the output choose the visual tokens.
+        """
+        length = input_ids.shape[1]
+        if arguments.get("past_key_values") is None:
+            return self._without_cache(input_ids)
+        asked = arguments.get("logits_to_keep", 0)
+        return length - (asked - 1) if isinstance(asked, int) and 1 < asked < length else length
+
+    def _without_cache(self, input_ids: Tensor) -> int:
+        root, length = self._root, input_ids.shape[1]
+        one_more = root is not None and root.shape[0] == input_ids.shape[0] and length == self._seen + 1
+        self._seen = length
+        if one_more and root is not None and torch.equal(root, input_ids[:, : root.shape[1]]):
+            return root.shape[1]
+        self._root = input_ids
+        return length
