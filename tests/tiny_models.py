@@ -25,7 +25,7 @@ from transformers import (
 from lit_simignore.types import Role, Sample, Segment
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-WORDS = (
+WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list of words
     "USER: ASSISTANT: context is given here . What colour shape animal ? : , "
     "( ) A B C D E red green blue square circle cat dog bird of the a in picture how many left right Context Question "
     "Options Answer with letter from choices directly one two three four five six seven eight nine ten"
@@ -63,7 +63,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[?.,()]"), "isolated")]
     )
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token="</s>",
@@ -73,7 +73,6 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="right",
         model_max_length=256,
     )
-    return tokenizer
 
 
 def tiny_processor(chat_template: str | None = CHAT_TEMPLATE) -> LlavaProcessor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lit_simignore.discovery import pick
 from lit_simignore.pruning._similarity import aggregate_pairs, check_choice, check_similarity_fields, pair_similarity
 from lit_simignore.pruning.base import (
     Features,
     Need,
+    PrefillShape,
     Pruner,
     ScorePruner,
     check_ratio,
@@ -22,14 +23,6 @@ from lit_simignore.pruning.base import (
     top_k_ascending,
 )
 from lit_simignore.types import Selection, UserError
-
-PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
-    {
-        "paper": {"num_keep": 452, "text": "prompt", "apply": "mask"},
-        "released-7b": {"num_keep": 452, "text": "options", "apply": "mask", "first": 1, "step": 1},
-        "released-13b": {"num_keep": 451, "text": "options", "apply": "mask", "first": 0, "step": 2},
-    }
-)
 
 
 @dataclass(kw_only=True)
@@ -62,17 +55,25 @@ class Simignore(ScorePruner):
     ``min_similarity`` keeps all of them.
 
     Reference:
-        Zhang, Zeng, Gu, "Enhancing multimodal large language models complex reason via similarity computation",
-        AAAI 2025, arXiv:2412.09817, Eq. 12-15. The paper's equations keep the image rows of the K best *pairs*
-        (fewer than K tokens); its released code, and this class, keep K *distinct* tokens.
-        The released code compares with the options only, walks from the second pair (7B) or over every second one
-        (13B), and always adds FastV: see :meth:`preset`. It compares with option texts without their letters but
-        with the tokenizer's BOS (7B); here the compared text is what the prompt's spans call options.
+        Simignore, AAAI 2025, arXiv:2412.09817, Eq. 12-15. The paper's equations keep the image rows of the K best
+        *pairs* (fewer than K tokens); its released code, and this class, keep K *distinct* tokens.
+        ``preset("paper")`` keeps 452 of 576 ("124 ignored") over the paper's text. ``preset("released-7b")`` and
+        ``preset("released-13b")`` are the similarity half of the released runs, which always add FastV: options
+        only, walking from the second pair (7B) or over every second one (13B). All three hide tokens from attention
+        (``apply="mask"``), as the authors' code does. The 7B code compares with the option texts without their
+        letters but with the tokenizer's BOS; here the compared text is what the prompt's spans call options.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
     order_free: ClassVar[bool] = True
     budget_fields: ClassVar[tuple[str, ...]] = ("num_keep", "keep_ratio", "min_similarity", "similarity_mass")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {
+            "paper": {"num_keep": 452, "text": "prompt", "apply": "mask"},
+            "released-7b": {"num_keep": 452, "text": "options", "apply": "mask", "first": 1, "step": 1},
+            "released-13b": {"num_keep": 451, "text": "options", "apply": "mask", "first": 0, "step": 2},
+        }
+    )
 
     min_similarity: float | None = None
     similarity_mass: float | None = None
@@ -80,7 +81,6 @@ class Simignore(ScorePruner):
     aggregate: str = "max"
     top_m: int = 3
     text: str = "prompt"
-    positions: str = "original"
     apply: str = "drop"
     first: int = 0
     step: int = 1
@@ -91,37 +91,20 @@ class Simignore(ScorePruner):
         if self.min_similarity is not None and not math.isfinite(self.min_similarity):
             raise UserError(f"Simignore.min_similarity must be a finite number; got {self.min_similarity}")
         check_similarity_fields("Simignore", self.similarity, self.aggregate, self.top_m, self.text)
-        check_choice("Simignore", "positions", self.positions, ("original", "renumber"))
         check_choice("Simignore", "apply", self.apply, ("drop", "mask"))
         self._check_walk()
 
     def _check_walk(self) -> None:
         if self.first < 0 or self.step < 1:
-            raise UserError(f"Simignore walks pairs from first >= 0 by step >= 1; got first={self.first}, step={self.step}")
+            raise UserError(
+                f"Simignore walks pairs from first >= 0 by step >= 1; got first={self.first}, step={self.step}"
+            )
         counted = self.num_keep is not None or self.keep_ratio is not None
         if self._walks and (self.aggregate != "max" or not counted):
             raise UserError(
                 f"Simignore with first={self.first}, step={self.step} walks single pairs: it takes num_keep or "
                 f"keep_ratio and aggregate='max'; got aggregate={self.aggregate!r}, num_keep={self.num_keep}"
             )
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """The rule as published: ``paper``, ``released-7b`` or ``released-13b``, with single fields overridden.
-
-        ``paper`` keeps 452 distinct tokens of 576 ("124 ignored") over the paper's text. The released ones are the
-        similarity half of the released run: its options-only text and its walk over the sorted pairs. All three
-        hide tokens from attention (``apply="mask"``) and keep positions, as the authors' code does.
-
-        Raises:
-            UserError: unknown name or field.
-        """
-        values = dict(pick("Simignore preset", name, dict(PRESETS)))
-        if any(field in overrides for field in cls.budget_fields):
-            values.pop("num_keep")
-        for field in overrides:
-            pick("Simignore field", field, cls.__dataclass_fields__)
-        return cls(**{**values, **overrides})
 
     @property
     def _walks(self) -> bool:
@@ -149,7 +132,7 @@ class Simignore(ScorePruner):
             return Selection(kept=walk_pairs(pairs, self.count(scores), self.first, self.step), scores=scores)
         return Selection(kept=top_k_ascending(scores, self.count(scores)), scores=scores)
 
-    def with_budget(self, definition: str, num_tokens: float) -> Pruner:
+    def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """A copy that keeps ``num_tokens``; every definition agrees, because all layers see the same tokens.
 
         Raises:
@@ -160,7 +143,7 @@ class Simignore(ScorePruner):
                 f"Simignore(apply='mask') computes every visual token, so no {definition} budget of {num_tokens:g} "
                 "can be met; use apply='drop'"
             )
-        return super().with_budget(definition, num_tokens)
+        return super().with_budget(definition, num_tokens, shape)
 
     def _pairs(self, features: Features) -> Tensor:
         return pair_similarity(features.visual, features.text, self.similarity)

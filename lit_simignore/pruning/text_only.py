@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_simignore.pruning.base import Features, Pruner
+from lit_simignore.pruning.base import Features, PrefillShape, Pruner
 from lit_simignore.types import Selection, UserError
 
 
@@ -24,12 +24,14 @@ class TextOnly(Pruner):
         nothing = features.visual.new_empty(0).long()
         return Selection(kept=nothing)
 
-    def with_budget(self, definition: str, num_tokens: float) -> Pruner:
+    def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """Itself, for a budget of zero.
 
         Raises:
             UserError: any other budget; the only one that can be met is 0.
         """
         if num_tokens != 0:
-            raise UserError(f"TextOnly spends 0 visual tokens (its minimum and maximum); got a {definition} budget of {num_tokens:g}")
+            raise UserError(
+                f"TextOnly spends 0 visual tokens, its least and its most; got a {definition} budget of {num_tokens:g}"
+            )
         return self

@@ -63,7 +63,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside wrappers of PEFT, ``torch.compile``, DDP and DataParallel."""
     while True:
         if hasattr(model, "get_base_model"):
-            model = model.get_base_model()  # hooks on a PeftModel would not run inside generate
+            model = model.get_base_model()  # type: ignore[operator] # hooks on a PeftModel would not run inside generate
         elif hasattr(model, "_orig_mod"):
             model = model._orig_mod  # type: ignore[assignment]
         elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -71,7 +71,9 @@ def unwrap(model: nn.Module) -> nn.Module:
         else:
             break
     if not hasattr(model, "config") or not hasattr(model, "get_decoder"):
-        raise UserError(f"attach expects a Hugging Face model; got {type(model).__name__}: pass the model that load() returned")
+        raise UserError(
+            f"attach expects a Hugging Face model; got {type(model).__name__}: pass the model that load() returned"
+        )
     return model
 
 
@@ -88,7 +90,9 @@ def check_parts(parts: Sequence[object], family: Family) -> tuple[Pruner, ...]:
             )
         missing = sorted(need.value for need in part.needs - family.offers)
         if missing:
-            raise UserError(f"{type(part).__name__} needs {', '.join(missing)}, which {type(family).__name__} models do not offer")
+            raise UserError(
+                f"{type(part).__name__} needs {', '.join(missing)}, which {type(family).__name__} models do not offer"
+            )
         pruners.append(part)
     _check_alike(pruners, "apply", "drop")
     _check_alike(pruners, "positions", "original")
@@ -98,7 +102,9 @@ def check_parts(parts: Sequence[object], family: Family) -> tuple[Pruner, ...]:
 def _check_alike(pruners: Sequence[Pruner], field: str, default: str) -> None:
     values = {getattr(pruner, field, default) for pruner in pruners}
     if len(values) > 1:
-        raise UserError(f"pruners of one attach must agree on {field}; got {' and '.join(sorted(values))}: set one value")
+        raise UserError(
+            f"pruners of one attach must agree on {field}; got {' and '.join(sorted(values))}: set one value"
+        )
 
 
 def check_text(pruners: Sequence[Pruner], spans: Spans | None) -> None:

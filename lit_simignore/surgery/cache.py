@@ -65,14 +65,14 @@ class _Shortened:
                 "this cache holds a pruned prompt and the model is no longer attached: continue inside attach(...), "
                 "or start with a new cache"
             )
-        return super().update(*args, **kwargs)  # type: ignore[misc, no-any-return]
+        return super().update(*args, **kwargs)  # type: ignore[misc]
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         if layer_idx is not None:
-            return super().get_seq_length(layer_idx)  # type: ignore[misc, no-any-return]
+            return super().get_seq_length(layer_idx)  # type: ignore[misc]
         state = state_of(self)
         dropped = 0 if state is None or state.entry is None else state.entry.length - state.entry.width
-        return super().get_seq_length() + dropped  # type: ignore[misc, no-any-return]
+        return super().get_seq_length() + dropped  # type: ignore[misc]
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)  # type: ignore[misc]
@@ -130,7 +130,8 @@ def check_cache(cache: Cache | None) -> None:
     """
     if cache is not None and type(cache) not in SHORTENED and not isinstance(cache, _Shortened):
         raise UserError(
-            f"pruning knows DynamicCache and StaticCache; got {type(cache).__name__}: leave cache_implementation unset or use 'static'"
+            f"pruning knows DynamicCache and StaticCache; got {type(cache).__name__}: "
+            "leave cache_implementation unset or use 'static'"
         )
 
 

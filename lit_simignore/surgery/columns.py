@@ -49,7 +49,9 @@ def visual_columns(visual: Tensor, text: Tensor | None = None, keys: tuple[str, 
         UserError: not a two-dimensional bool tensor.
     """
     if visual.ndim != 2 or visual.dtype.is_floating_point or (text is not None and text.shape != visual.shape):
-        raise UserError(f"visual_columns expects bool masks (B, N) of one shape; got {tuple(visual.shape)} {visual.dtype}")
+        raise UserError(
+            f"visual_columns expects bool masks (B, N) of one shape; got {tuple(visual.shape)} {visual.dtype}"
+        )
     token = EXPLICIT.set(Columns(visual.bool(), None if text is None else text.bool(), tuple(keys)))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Later steps on a shortened cache: rewrite the mask and the positions that the caller computed for the whole prompt."""
+"""Later steps on a shortened cache: the caller computed mask and positions for the whole prompt; rewrite them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def later_inputs(inputs: dict[str, Any], cache: Cache, columns: ColumnMap, batch
         num_new: columns of this step.
     """
     if columns.index.shape[0] != batch:
-        raise UserError(f"the cache holds {columns.index.shape[0]} pruned prompts; the call has {batch} rows: start a new cache")
+        raise UserError(
+            f"the cache holds {columns.index.shape[0]} pruned prompts; the call has {batch} rows: start a new cache"
+        )
     static = bool(cache.is_compileable)
     mask = inputs.get("attention_mask")
     if static and num_new > 1 and batch > 1 and not (isinstance(mask, Tensor) and mask.ndim == 2):

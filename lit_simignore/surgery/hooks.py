@@ -19,12 +19,13 @@ from transformers.cache_utils import Cache
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.pruning.base import Need, Pruner
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
+from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
 from lit_simignore.surgery.decode import later_inputs
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
-from lit_simignore.surgery.prefill import choose_visual, masked_inputs, shortened_inputs
-from lit_simignore.surgery.prompt import Prompt, PromptReader
+from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
+from lit_simignore.surgery.prompt import Prompt, PromptReader, Slots
 from lit_simignore.surgery.rows import ColumnMap, scatter_rows
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.types import UserError
@@ -38,8 +39,8 @@ class Prefill:
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
+        self.slots: Slots | None = None
         self.columns: ColumnMap | None = None
-        self.dropped = False
         self.call: CallTrace | None = None
         self.token: Token[Prefill | None] | None = None
 
@@ -57,6 +58,7 @@ class Attachment:
         self.owner = Owner()
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
+        self.scopes = {getattr(pruner, "text", "prompt") for pruner in pruners if Need.TEXT in pruner.needs}
         self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in pruners)
         self.renumbers = any(getattr(pruner, "positions", "original") == "renumber" for pruner in pruners)
         self._handles: list[Any] = []
@@ -116,7 +118,10 @@ class Attachment:
             prompt = self.reader.from_ids(ids, inputs, self.trace.spans)
             self._warn_without_spans(prompt)
         elif self.pruners:
-            raise UserError("a prompt given as inputs_embeds does not show its visual tokens: pass input_ids, or name them with visual_columns(mask)")
+            raise UserError(
+                "a prompt given as inputs_embeds does not show its visual tokens: pass input_ids, or name them with "
+                "visual_columns(mask)"
+            )
         else:
             return
         prefill = Prefill(prompt)
@@ -164,28 +169,33 @@ class Attachment:
                 return None
             if not bool(prefill.prompt.visual.any()):
                 return None
-            raise UserError("visual_columns were named for a call with input_ids; pass inputs_embeds, which hold the visual tokens")
-        self._settle(prefill, inputs, embeds)
+            raise UserError(
+                "visual_columns were named for a call with input_ids; pass inputs_embeds, which hold the visual tokens"
+            )
+        call, slots = self._open_call(prefill, inputs, embeds)
         if not self.pruners:
             return None
-        chosen = choose_visual(prefill.prompt, embeds, self.pruners, prefill.call)
-        assert prefill.prompt.alive is not None
-        if torch.equal(chosen.keep, prefill.prompt.alive) and not chosen.merged:
+        chosen = choose_visual(Place(prefill.prompt, slots, call), embeds, self.pruners)
+        if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
         check_cache(inputs.get("past_key_values"))
         self._check_window(embeds.shape[1])
+        if not self.masks:
+            check_labels(prefill.prompt, slots, chosen.keep)
         change = masked_inputs if self.masks else shortened_inputs
-        inputs, prefill.columns = change(chosen, prefill.prompt, inputs, renumber=self.renumbers)
-        prefill.dropped = not self.masks
+        inputs, prefill.columns = change(chosen, slots, inputs, renumber=self.renumbers)
         return (), inputs
 
-    def _settle(self, prefill: Prefill, inputs: Mapping[str, Any], embeds: Tensor) -> None:
+    def _open_call(self, prefill: Prefill, inputs: Mapping[str, Any], embeds: Tensor) -> tuple[CallTrace, Slots]:
         """Learn what is padding, count visual tokens, open the call's trace."""
         prompt = prefill.prompt
-        prompt.settle(alive_columns(inputs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device))
-        counts = prompt.visual.sum(dim=1).tolist()[:: prompt.repeats]
+        alive = alive_columns(inputs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
+        slots = prompt.slots(alive, self.scopes)
+        counts = slots.visual.sum(dim=1).tolist()[:: prompt.repeats]
         grids = [self.family.grids(self.model.config, count) for count in counts]
+        prefill.slots = slots
         prefill.call = CallTrace(num_visual=counts, grids=grids)
+        return prefill.call, slots
 
     def _check_window(self, length: int) -> None:
         config = self.decoder.config
@@ -210,7 +220,7 @@ class Attachment:
         if found and found[0] is not None:
             check_cache(found[0])
             remember(found[0], CacheState(self.owner, prefill.columns))
-        if not prefill.dropped:
+        if self.masks:
             return None
         full = scatter_rows(hidden, prefill.columns)
         if as_tuple:
@@ -220,9 +230,9 @@ class Attachment:
 
     def _record(self, prefill: Prefill) -> None:
         """Close the call's trace with its budgets."""
-        call, prompt = prefill.call, prefill.prompt
-        assert call is not None and prompt.alive is not None
-        text = (prompt.alive & ~prompt.visual).sum(dim=1).tolist()[:: prompt.repeats]
+        call, slots = prefill.call, prefill.slots
+        assert call is not None and slots is not None
+        text = (slots.alive & ~slots.visual).sum(dim=1).tolist()[:: prefill.prompt.repeats]
         for row, total in enumerate(call.num_visual):
             computed = total if self.masks else len(call.kept[row])
             layers = [computed] * self.shape.num_layers

@@ -35,7 +35,9 @@ def open_image(ref: ImageSource | str) -> Image.Image:
         return _upright(drawn, "drawn image")
     if isinstance(ref, (str, os.PathLike)):
         return _open_file(Path(ref))
-    raise UserError(f"expected an image as a path, a PIL image or a function that returns one; got {type(ref).__name__}")
+    raise UserError(
+        f"expected an image as a path, a PIL image or a function that returns one; got {type(ref).__name__}"
+    )
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -54,7 +56,9 @@ def _open_file(path: Path) -> Image.Image:
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
-        raise UserError(f"image has {image.width}x{image.height} pixels, more than {MAX_PIXELS}; make it smaller: {name}")
+        raise UserError(
+            f"image has {image.width}x{image.height} pixels, more than {MAX_PIXELS}; make it smaller: {name}"
+        )
     try:
         image.load()
         turned = ImageOps.exif_transpose(image)

@@ -66,7 +66,9 @@ def _resolve(name_or_path: str | Path) -> str:
         return str(name_or_path)
     folder = ASSETS / str(name_or_path)
     if not (folder / "config.json").is_file():
-        raise UserError(f"the bundled model {str(name_or_path)!r} is missing from this installation; reinstall lit_simignore")
+        raise UserError(
+            f"the bundled model {str(name_or_path)!r} is missing from this installation; reinstall lit_simignore"
+        )
     return str(folder)
 
 

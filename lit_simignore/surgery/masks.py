@@ -50,7 +50,9 @@ def prefill_mask(mask: Any, columns: ColumnMap, *, cached: bool) -> Any:
     if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
         return None if columns.all_valid and cached else columns.valid.long()
     if not isinstance(mask, Tensor):
-        raise UserError(f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask")
+        raise UserError(
+            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+        )
     return gather_mask(mask, columns)
 
 
@@ -74,7 +76,9 @@ def hidden_mask(mask: Any, visible: Tensor) -> Any:
     if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
         return visible.long()
     if not isinstance(mask, Tensor):
-        raise UserError(f"masking expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask")
+        raise UserError(
+            f"masking expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+        )
     hidden = F.pad(~visible, (0, mask.shape[-1] - visible.shape[1]), value=False)
     nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     return mask.masked_fill(hidden[:, None, None, :], nothing)
@@ -112,5 +116,7 @@ def _one_of(mask: Any) -> Tensor | None:
     if isinstance(mask, dict):
         mask = mask.get("full_attention", next(iter(mask.values())))
     if mask is not None and not isinstance(mask, Tensor):
-        raise UserError(f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask")
+        raise UserError(
+            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+        )
     return mask

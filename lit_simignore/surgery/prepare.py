@@ -38,10 +38,10 @@ def prepare(
     images: Sequence[Sequence[Image.Image]] | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[BatchFeature, Spans]:
-    """Render, tokenize and label a batch of samples.
+    r"""Render, tokenize and label a batch of samples.
 
     Every sample becomes one user turn, images first, then its segments joined as they are, in the processor's chat
-    template with a generation prompt. A processor without a chat template gets ``USER: <image>\\n{text} ASSISTANT:``.
+    template with a generation prompt. A processor without a chat template gets ``USER: <image>\n{text} ASSISTANT:``.
     The batch is left-padded.
 
     Args:
@@ -100,7 +100,9 @@ def _check_counts(samples: Sequence[Sample], images: Sequence[Sequence[Image.Ima
 def _render(processor: Any, sample: Sample) -> Rendered:
     image_token = processor.image_token
     if image_token in sample.prompt or PLACEHOLDER in sample.prompt:
-        raise UserError(f"sample {sample.sample_id!r}: its text contains {image_token!r}, which stands for an image; remove it")
+        raise UserError(
+            f"sample {sample.sample_id!r}: its text contains {image_token!r}, which stands for an image; remove it"
+        )
     text = _template(processor, sample, sample.prompt)
     frame = _template(processor, sample, PLACEHOLDER)
     if text.count(image_token) != len(sample.images):
@@ -114,7 +116,10 @@ def _render(processor: Any, sample: Sample) -> Rendered:
     # a template may strip the text; the segments then begin where the stripped text would have begun
     lead = len(sample.prompt) - len(sample.prompt.lstrip())
     if not text[start:].startswith(sample.prompt.strip()):
-        raise UserError(f"sample {sample.sample_id!r}: the chat template changes the text, so its parts cannot be found; use another template")
+        raise UserError(
+            f"sample {sample.sample_id!r}: the chat template changes the text, so its parts cannot be found; "
+            "use another template"
+        )
     return Rendered(text, start - lead)
 
 
@@ -133,7 +138,7 @@ def _encode(
     flat = [image for group in images for image in group]
     bos = processor.tokenizer.bos_token
     has_bos = bos is not None and rendered[0].text.startswith(bos)
-    return processor(  # type: ignore[no-any-return]
+    return processor(
         text=[item.text for item in rendered],
         images=flat or None,
         padding=True,
@@ -149,7 +154,10 @@ def _check_length(processor: Any, samples: Sequence[Sample], attention_mask: Ten
     limit = processor.tokenizer.model_max_length
     for sample, length in zip(samples, attention_mask.sum(dim=1).tolist(), strict=True):
         if length > limit:
-            raise UserError(f"sample {sample.sample_id!r} makes a prompt of {length} tokens; the model takes {limit}: shorten its text or use fewer images")
+            raise UserError(
+                f"sample {sample.sample_id!r} makes a prompt of {length} tokens; the model takes {limit}: "
+                "shorten its text or use fewer images"
+            )
 
 
 def _grown(item: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,49 @@ import torch
 from torch import Tensor
 
 from lit_simignore.surgery.columns import Columns
+from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.types import UserError
 
 IGNORED_LABEL = -100
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slots:
+    """What the slots of a sequence are, from the whole prompt down to what is left of it after every stage.
+
+    Args:
+        visual: ``(B, n)`` bool, visual tokens.
+        alive: ``(B, n)`` bool, False for padding.
+        text: ``(B, n)`` bool per text scope, the rows that pruners of that scope compare with.
+        original: ``(B, n)`` int64, index among the row's visual tokens of the prompt, where ``visual``.
+        place: ``(B, n)`` int64, place in the row's own unpadded, unpruned prompt.
+        needed: ``(B, n)`` bool, slots without which a training label could not be predicted; ``None`` without labels.
+    """
+
+    visual: Tensor
+    alive: Tensor
+    text: dict[str, Tensor]
+    original: Tensor
+    place: Tensor
+    needed: Tensor | None = None
+
+    def take(self, columns: ColumnMap) -> Slots:
+        """The slots that a stage left."""
+        index, valid = columns.index, columns.valid
+        return Slots(
+            visual=self.visual.gather(1, index) & valid,
+            alive=self.alive.gather(1, index) & valid,
+            text={scope: mask.gather(1, index) & valid for scope, mask in self.text.items()},
+            original=self.original.gather(1, index),
+            place=self.place.gather(1, index),
+            needed=None if self.needed is None else self.needed.gather(1, index) & valid,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Prompt:
-    """One prefill. ``alive`` is filled in when the decoder is reached, where padding can be told for certain.
+    """One prefill as its caller gave it. Padding can be told for certain only where the decoder is reached.
 
     Args:
         visual: ``(B, N)`` bool, placeholders of visual tokens.
@@ -26,7 +60,6 @@ class Prompt:
         spans: labels of the prompts, if any.
         keys: identity of each row; empty if unknown.
         labels: ``(B, N)`` training labels, if any.
-        alive: ``(B, N)`` bool, False for padding.
     """
 
     visual: Tensor
@@ -34,34 +67,45 @@ class Prompt:
     spans: Spans | None = None
     keys: tuple[str, ...] = ()
     labels: Tensor | None = None
-    alive: Tensor | None = None
 
     @property
     def repeats(self) -> int:
         """Rows per sample (beams); 1 where no spans tell."""
         return 1 if self.spans is None else self.spans.repeats(self.visual.shape[0])
 
-    def settle(self, alive: Tensor) -> None:
-        """Learn which columns are padding; nothing else counts from then on."""
-        self.alive = alive
-        self.visual = self.visual.to(alive.device) & alive
-        self.text = self.text.to(alive.device) & alive & ~self.visual
-
-    def scored_text(self, scope: str) -> Tensor:
-        """``(B, N)`` bool, the columns that a pruner with ``text=scope`` compares visual tokens with."""
-        if self.spans is None:
-            return self.text
-        assert self.alive is not None
-        labelled = self.spans.tokens(scope).to(self.alive.device).repeat_interleave(self.repeats, dim=0)
-        chosen = torch.zeros_like(self.alive)
-        chosen[:, : labelled.shape[1]] = labelled  # later columns are drafts or generated tokens, never text
-        return chosen & self.alive & ~self.visual
-
     def key(self, row: int) -> str:
         """Identity of a row."""
         if self.spans is not None:
             return self.spans.keys[row // self.repeats]
         return self.keys[row] if self.keys else ""
+
+    def slots(self, alive: Tensor, scopes: Iterable[str]) -> Slots:
+        """The whole prompt, given which columns are no padding ``(B, N)`` and which text scopes will be asked for."""
+        visual = self.visual.to(alive.device) & alive
+        return Slots(
+            visual=visual,
+            alive=alive,
+            text={scope: self._scored_text(scope, alive) & alive & ~visual for scope in scopes},
+            original=visual.long().cumsum(dim=1) - 1,
+            place=alive.long().cumsum(dim=1) - 1,
+            needed=None if self.labels is None else _needed(self.labels.to(alive.device)),
+        )
+
+    def _scored_text(self, scope: str, alive: Tensor) -> Tensor:
+        if self.spans is None:
+            return self.text.to(alive.device)
+        labelled = self.spans.tokens(scope).to(alive.device).repeat_interleave(self.repeats, dim=0)
+        chosen = torch.zeros_like(alive)
+        chosen[:, : labelled.shape[1]] = labelled  # later columns are drafts or generated tokens, never text
+        return chosen
+
+
+def _needed(labels: Tensor) -> Tensor:
+    """Columns that are a target, or that predict the next one."""
+    labelled = labels != IGNORED_LABEL
+    needed = labelled.clone()
+    needed[:, :-1] |= labelled[:, 1:]
+    return needed
 
 
 class PromptReader:
@@ -89,7 +133,9 @@ class PromptReader:
         """Read a prompt whose columns the caller named, for calls that show no ids."""
         named, width = columns.visual.shape
         if batch % named or length < width:
-            raise UserError(f"visual_columns named {named} rows of {width} columns; the call has {batch} rows of {length}")
+            raise UserError(
+                f"visual_columns named {named} rows of {width} columns; the call has {batch} rows of {length}"
+            )
         repeats = batch // named
 
         def widen(mask: Tensor) -> Tensor:

@@ -72,4 +72,6 @@ class Spans:
             )
         labelled = self.input_ids.to(input_ids.device).repeat_interleave(repeats, dim=0)
         if not torch.equal(labelled, input_ids[:, :length]):
-            raise UserError("spans label other prompts than this call's input_ids: pass the spans that prepare() returned with them")
+            raise UserError(
+                "spans label other prompts than this call's input_ids: pass the spans that prepare() returned with them"
+            )

@@ -84,7 +84,9 @@ class Trace:
             UserError: there was none.
         """
         if not self.calls:
-            raise UserError("the trace is empty: run model(**inputs) or model.generate(**inputs) inside attach(...) first")
+            raise UserError(
+                "the trace is empty: run model(**inputs) or model.generate(**inputs) inside attach(...) first"
+            )
         return self.calls[-1]
 
     @property
