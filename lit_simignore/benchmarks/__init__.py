@@ -1,0 +1,15 @@
+"""Benchmarks, one per file: the file's name is the benchmark's name. Modules that begin with ``_`` are shared parts."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.discovery import discover
+
+
+@cache
+def BENCHMARKS() -> dict[str, type[Benchmark]]:  # noqa: N802 - a table that is filled on first use
+    """All benchmarks by name."""
+    return discover(sys.modules[__name__], Benchmark)  # type: ignore[type-abstract]

@@ -1,0 +1,1 @@
+"""Numbers about answers and their cost: pure functions, thin ``torchmetrics`` shells, paired statistics."""

@@ -1,0 +1,72 @@
+"""Oracle: painting both grids on a fine canvas and counting pixels."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from lit_simignore.metrics.patches import needed_recall
+from lit_simignore.types import NeededPatches, UserError
+
+
+def _painted_recall(kept: list[int], needed: list[NeededPatches], grids: list[tuple[int, int]]) -> float:
+    """Every image is a canvas that both grids divide evenly; count the needed pixels under kept tokens."""
+    covered = total = 0.0
+    for entry in needed:
+        rows, cols = grids[entry.image]
+        offset = sum(r * c for r, c in grids[: entry.image])
+        height, width = entry.grid[0] * rows, entry.grid[1] * cols
+        for index in entry.indices:
+            top, left = divmod(index, entry.grid[1])
+            pixels = [
+                (y * rows // height * cols + x * cols // width) + offset in kept
+                for y in range(top * rows, (top + 1) * rows)
+                for x in range(left * cols, (left + 1) * cols)
+            ]
+            covered += sum(pixels) / len(pixels)
+            total += 1
+    return covered / total
+
+
+def test_recall_agrees_with_counting_pixels_on_random_grids() -> None:
+    generator = random.Random(0)
+    for _ in range(60):
+        grids = [(generator.randint(1, 6), generator.randint(1, 6)) for _ in range(generator.randint(1, 3))]
+        tokens = sum(rows * cols for rows, cols in grids)
+        kept = sorted(generator.sample(range(tokens), generator.randint(0, tokens)))
+        needed = []
+        for image in range(len(grids)):
+            grid = (generator.randint(1, 5), generator.randint(1, 5))
+            size = grid[0] * grid[1]
+            indices = tuple(sorted(generator.sample(range(size), generator.randint(1, size))))
+            needed.append(NeededPatches(grid, indices, image))
+        assert needed_recall(kept, needed, grids) == pytest.approx(_painted_recall(kept, needed, grids), abs=1e-12)
+
+
+def test_on_equal_grids_recall_is_a_ratio_of_counts() -> None:
+    needed = [NeededPatches((12, 12), (0, 5, 100, 143))]
+    assert needed_recall(torch.tensor([0, 100, 101]), needed, [(12, 12)]) == 0.5
+    assert needed_recall(range(144), needed, [(12, 12)]) == 1.0
+    assert needed_recall([], needed, [(12, 12)]) == 0.0
+
+
+def test_a_finer_grid_of_the_model_counts_partly_covered_patches() -> None:
+    needed = [NeededPatches((2, 2), (0,))]
+    assert needed_recall([0, 1, 4], needed, [(4, 4)]) == 0.75
+
+
+def test_nothing_needed_or_no_grid_gives_no_number() -> None:
+    assert needed_recall([0], [], [(2, 2)]) is None
+    assert needed_recall([0], [NeededPatches((2, 2), ())], [(2, 2)]) is None
+    assert needed_recall([0], [NeededPatches((2, 2), (0,))], []) is None
+
+
+def test_indices_outside_the_grids_are_refused() -> None:
+    with pytest.raises(UserError, match=r"0\.\.3"):
+        needed_recall([4], [NeededPatches((2, 2), (0,))], [(2, 2)])
+    with pytest.raises(UserError, match="image 1"):
+        needed_recall([0], [NeededPatches((2, 2), (0,), image=1)], [(2, 2)])
+    with pytest.raises(UserError, match="needed patches"):
+        needed_recall([0], [NeededPatches((2, 2), (4,))], [(2, 2)])
