@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from lit_simignore.pruning._budget import check_budget, require_shape, solve, sp
 from lit_simignore.pruning._features import Features as Features
 from lit_simignore.pruning._features import Need as Need
 from lit_simignore.types import Selection, UserError
+
+PrunerT = TypeVar("PrunerT", bound="Pruner")
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,7 @@ class Pruner(ABC):
             raise UserError(f"{type(self).__name__}.positions must be original or renumber; got {self.positions!r}")
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
+    def preset(cls: type[PrunerT], name: str, **overrides: Any) -> PrunerT:
         """The rule as published: ``paper``, or ``released`` (what the authors' code does), with fields overridden.
 
         Raises:
@@ -135,9 +137,7 @@ class CountPruner(Pruner):
         given = [name for name in self.budget_fields if getattr(self, name) is not None]
         if len(given) != 1 and not (self.adaptive and not given):
             came = ", ".join(f"{name}={getattr(self, name)}" for name in given) or "none"
-            raise UserError(
-                f"{type(self).__name__} takes exactly one of {', '.join(self.budget_fields)}; got {came}"
-            )
+            raise UserError(f"{type(self).__name__} takes exactly one of {', '.join(self.budget_fields)}; got {came}")
         check_count(self.num_keep)
         check_ratio("keep_ratio", self.keep_ratio)
         if self.stage is not None:
@@ -151,6 +151,7 @@ class CountPruner(Pruner):
         return round(self.keep_ratio * total)
 
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
+        """A copy with the ``num_keep`` that spends ``num_tokens``; inside the decoder ``final`` needs no ``shape``."""
         check_budget(definition, num_tokens)
         num_keep = num_tokens
         if self.stage is not None and definition != "final":
@@ -186,6 +187,7 @@ class ScorePruner(CountPruner):
         return self.count_of(scores.shape[0])
 
     def choose(self, features: Features) -> Selection:
+        """Keep the highest scores; ties go to the lower index."""
         scores = self.score(features)
         return Selection(kept=top_k_ascending(scores, self.count(scores)), scores=scores)
 
