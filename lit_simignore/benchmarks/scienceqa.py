@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from lit_simignore.benchmarks._hub import is_hub_id
 from lit_simignore.benchmarks._letter_answers import parse_letter
-from lit_simignore.benchmarks._letters import LETTERS, letter_segments
+from lit_simignore.benchmarks._letters import letter_segments
 from lit_simignore.benchmarks._scienceqa_sources import Problem, find_questions, hub_problems, local_problems
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.metrics.accuracy import accuracy
@@ -71,10 +71,8 @@ class ScienceQA(Benchmark):
         return parse_letter(output)
 
     def score(self, parsed: str | None, sample: Sample) -> float | None:
-        """1 for the right letter; a letter beyond the options is wrong, never an error."""
-        if sample.answer is None:
-            return None
-        return float(parsed == sample.answer and parsed in LETTERS[: len(sample.choices)])
+        """1 for the right letter. A letter beyond the options is wrong, for the right one always lies within them."""
+        return None if sample.answer is None else float(parsed == sample.answer)
 
     def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """``img_accuracy``: the papers' number, right answers over questions with a picture, 0 to 1."""

@@ -87,6 +87,14 @@ def test_the_prompt_is_llavas_character_for_character_and_its_spans_have_roles(t
     assert (first.choices, first.answer, first.kind) == (("the ball", "the (B) box"), "B", "2 options")
 
 
+def test_a_context_may_contain_the_word_that_opens_the_question(tmp_path: Path) -> None:
+    value = "Context: A talk.\nQuestion: hm?\nQuestion: Who?\nOptions: (A) me (B) you\n<image>"
+    path = _conversations(tmp_path, [{"id": "1", "image": "1.png", "conversations": [{"value": value}]}])
+    (sample,) = ScienceQA(path=str(path)).load()
+    assert sample.segments[0].text == "Context: A talk.\nQuestion: hm?\n"
+    assert sample.answer is None
+
+
 def test_all_layouts_give_the_same_samples(tmp_path: Path) -> None:
     as_json = _conversations(tmp_path)
     as_lines = tmp_path / "questions.jsonl"

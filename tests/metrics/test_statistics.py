@@ -131,6 +131,12 @@ def test_the_interval_does_not_depend_on_the_order_of_the_samples_and_does_on_th
     assert cluster_bootstrap(scores_a, scores_b, [""] * len(groups)) != cluster_bootstrap(scores_a, scores_b, groups)
 
 
+def test_sums_within_a_group_are_rounded_once_whatever_their_order() -> None:
+    values, groups = [0.1, 0.2, 0.3, 0.9, 0.7, 0.4], ["g", "g", "g", "h", "h", "h"]
+    assert sum(values[:3]) != sum(values[2::-1])
+    assert cluster_interval(values, groups) == cluster_interval(values[2::-1] + values[3:], groups)
+
+
 def test_samples_without_a_group_stand_alone() -> None:
     scores = [float(i % 3 == 0) for i in range(50)]
     alone = cluster_interval(scores, [""] * 50)
