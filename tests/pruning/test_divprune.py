@@ -45,7 +45,9 @@ def test_equal_tokens_are_never_chosen_twice() -> None:
     assert DivPrune(num_keep=5).select(rows, rows[:0]).unique().shape == (5,)
 
 
-@pytest.mark.parametrize(("total", "ratio", "expected"), [(144, 0.15625, 22), (576, 0.0988, 57), (5, 0.5, 2), (7, 0.5, 4)])
+@pytest.mark.parametrize(
+    ("total", "ratio", "expected"), [(144, 0.15625, 22), (576, 0.0988, 57), (5, 0.5, 2), (7, 0.5, 4)]
+)
 def test_ratios_round_half_to_even(total: int, ratio: float, expected: int) -> None:
     rows = torch.randn(total, 4, generator=torch.Generator().manual_seed(0))
     assert DivPrune(keep_ratio=ratio).select(rows, rows[:0]).shape == (expected,)
