@@ -1,0 +1,253 @@
+"""The two commands: typed configuration -> objects -> engine -> report. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lit_simignore.benchmarks import BENCHMARKS
+from lit_simignore.config.compose import compose
+from lit_simignore.config.evaluation import Evaluation, compose_evaluation
+from lit_simignore.config.help import render_help
+from lit_simignore.config.schema import Dtype, EvalConfig, ModelConfig, Quantization, TrainConfig
+from lit_simignore.config.typed import ConfigError, plain
+from lit_simignore.interventions import INTERVENTIONS
+from lit_simignore.pico.config import PicoConfig
+from lit_simignore.pruning import PRUNERS
+from lit_simignore.types import UserError
+
+FAILED, BAD_CONFIGURATION, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+_FLAGS = """\
+  --help       this text
+  --cfg        print the resolved configuration and stop
+  --traceback  show where an error came from"""
+
+_EVAL_USAGE = f"""\
+Evaluate methods on one model and one benchmark, all on the same samples.
+
+  python eval.py
+  python eval.py model=llava-1.5-7b benchmark=scienceqa methods=[baseline,simignore] trainer.devices=8 logger=wandb
+  python eval.py methods=[baseline,simignore@num_keep=64] method.simignore.text=question budgets=[36,72]
+  python eval.py compare=[runs/a:simignore,runs/b:simignore]
+
+Running the same command again continues it. Quote brackets where your shell expands them.
+
+{_FLAGS}"""
+
+_TRAIN_USAGE = f"""\
+Train a model. So far: the bundled one, from scratch.
+
+  python train.py experiment=pico pico.steps=2000 pico.output=runs/my-pico
+
+Running the same command again continues it.
+
+{_FLAGS}"""
+
+
+@dataclass(kw_only=True)
+class TrainKeys(TrainConfig):
+    """What is trained.
+
+    Args:
+        pico: recipe of the bundled model.
+    """
+
+    pico: PicoConfig = field(default_factory=PicoConfig)
+
+
+def eval_main(argv: Sequence[str] | None = None) -> int:
+    """``python eval.py``.
+
+    Args:
+        argv: what stands behind the program's name; by default that of this process.
+
+    Returns:
+        The exit code: 0, 1 failure, 2 bad configuration, 130 interrupted, 143 terminated.
+    """
+    return _command(sys.argv[1:] if argv is None else argv, _eval, _eval_help)
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """``python train.py``: returns the exit code, as :func:`eval_main` does."""
+    return _command(sys.argv[1:] if argv is None else argv, _train, _train_help)
+
+
+def _eval(assignments: Sequence[str], only_config: bool) -> None:
+    asked = compose_evaluation(assignments)
+    if only_config:
+        print(OmegaConf.to_yaml(OmegaConf.create(asked.resolved)), end="")
+    elif asked.config.compare:
+        _compare(*asked.config.compare)
+    else:
+        _evaluate(asked)
+
+
+def _evaluate(asked: Evaluation) -> None:
+    from lit_simignore.engine.evaluate import EvaluationSettings, evaluate
+    from lit_simignore.report.html import write_report
+    from lit_simignore.report.table import render_table
+
+    model, processor = load_model(asked.config.model)
+    summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, EvaluationSettings())
+    if _is_main_process():
+        report = write_report(asked.run_dir)
+        print(render_table(summary), f"report: {report}", sep="\n\n")
+
+
+def _compare(run_a: str, run_b: str) -> None:
+    from lit_simignore.metrics.compare import compare
+
+    (folder_a, method_a), (folder_b, method_b) = _run_and_method(run_a), _run_and_method(run_b)
+    try:
+        print(compare(folder_a, folder_b, method_a, method_b))
+    except UserError as error:
+        raise UserError(f"{error} (compare=[FOLDER:METHOD,FOLDER:METHOD] names the methods)") from error
+
+
+def _train(assignments: Sequence[str], only_config: bool) -> None:
+    config, _ = compose(TrainKeys, assignments)
+    if config.task != "pico":
+        came = "nothing to train was named" if config.task is None else f"unknown task {config.task!r}"
+        raise ConfigError("task", f"{came}; so far there is only the bundled model: python train.py experiment=pico")
+    if only_config:
+        print(OmegaConf.to_yaml(OmegaConf.create(plain(config))), end="")
+        return
+    from lit_simignore.pico.train import train
+
+    print(f"model: {train(config.pico)}")
+
+
+def load_model(config: ModelConfig) -> tuple[Any, Any]:
+    """The configured model and its processor.
+
+    Raises:
+        UserError: no such model or adapter, or a package for it is missing.
+    """
+    from lit_simignore.surgery.load import load
+
+    model: Any
+    model, processor = load(
+        config.path,
+        dtype=None if config.dtype is Dtype.AUTO else config.dtype.value,
+        device_map=config.device_map,
+        attn_implementation=config.attn_implementation,
+        quantization_config=_quantization(config.quantization),
+        trust_remote_code=config.trust_remote_code,
+        revision=config.revision,
+    )
+    if config.adapter is not None:
+        try:
+            model.load_adapter(config.adapter)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"cannot put the adapter {config.adapter!r} on the model: {one_line(error)}") from error
+    return model, processor
+
+
+def _quantization(wish: Quantization) -> Any:
+    if wish is Quantization.NONE:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    try:
+        return BitsAndBytesConfig(load_in_4bit=wish is Quantization.BITS4, load_in_8bit=wish is Quantization.BITS8)
+    except ImportError as error:
+        raise UserError(f"model.quantization={wish.value} needs bitsandbytes: pip install -e '.[gpu]'") from error
+
+
+def _run_and_method(text: str) -> tuple[str, str | None]:
+    folder, colon, method = text.rpartition(":")
+    return (folder, method) if colon and not Path(text).exists() else (text, None)
+
+
+def _eval_help() -> str:
+    parts: dict[str, Mapping[str, type]] = {
+        "PRUNERS: fields of a method's parts, method.NAME.FIELD=value": PRUNERS(),
+        "INTERVENTIONS: the same": INTERVENTIONS(),
+        "BENCHMARKS: fields as benchmark.FIELD=value": BENCHMARKS(),
+    }
+    return render_help(EvalConfig, _EVAL_USAGE, parts)
+
+
+def _train_help() -> str:
+    return render_help(TrainKeys, _TRAIN_USAGE, {})
+
+
+def _command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None], render: Callable[[], str]) -> int:
+    """Flags, errors and signals of both commands."""
+    flags = {"--help", "-h", "--cfg", "--traceback"} & set(argv)
+    assignments = [argument for argument in argv if argument not in flags]
+    try:
+        with _terminable():
+            if flags & {"--help", "-h"}:
+                print(render(), end="")
+            else:
+                run(assignments, "--cfg" in flags)
+        return 0
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if "--traceback" in flags:
+            traceback.print_exc()
+        code, line = _verdict(error)
+        if line:
+            print(f"{_rank_prefix()}{line}", file=sys.stderr)
+        return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code, and the one line that goes to stderr."""
+    again = "the same command continues"
+    # Lightning turns an interrupt into SystemExit(1) and keeps it as the context.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return INTERRUPTED, f"interrupted; {again}"
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else FAILED
+        return code, f"terminated; {again}" if code == TERMINATED else ""
+    if isinstance(error, ConfigError):
+        return BAD_CONFIGURATION, f"error: {one_line(error)}"
+    if isinstance(error, UserError):
+        return FAILED, f"error: {one_line(error)}"
+    return FAILED, f"error: {type(error).__name__}: {one_line(error)} (--traceback shows where)"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` without line breaks."""
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the command with 143 and its files closed, instead of at once."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, where signals cannot be caught
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+
+
+def _is_main_process() -> bool:
+    return _rank() == "0"
+
+
+def _rank_prefix() -> str:
+    return "" if _is_main_process() else f"[rank {_rank()}] "

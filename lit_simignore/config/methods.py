@@ -1,0 +1,222 @@
+"""Turn method names into :class:`~lit_simignore.types.Method` objects.
+
+A name is one or more terms joined by ``+``. A term is a file of ``configs/method/`` (or a method that an overlay
+defines), followed by any number of ``@`` settings::
+
+    simignore                         the file, with what method.simignore.* overrides
+    simignore+eah                     both, attached in this order
+    simignore@num_keep=64             a variant under a name of its own; @PART.FIELD=value where there are several parts
+    simignore@64                      64 visual tokens by the pruner's own reckoning (budget_definition says which)
+
+A file maps part names to fields. Parts are looked up among the scanned pruners and interventions, by file name; a part
+is a method of its own, with the defaults of its class, without a file as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+from lit_simignore.config import folders
+from lit_simignore.config.schema import BudgetDefinition
+from lit_simignore.config.typed import ConfigError, build, convert_fields, join, parse, refuse_in_one_line
+from lit_simignore.discovery import nearest
+from lit_simignore.interventions import INTERVENTIONS
+from lit_simignore.pruning import PRUNERS
+from lit_simignore.pruning.base import Pruner
+from lit_simignore.types import Method
+
+Parts: TypeAlias = "dict[str, dict[str, Any]]"
+"""Part name to its fields, in the order in which the parts are attached."""
+
+
+@cache
+def parts() -> dict[str, type]:
+    """Every pruner and intervention by its file name."""
+    return {**PRUNERS(), **INTERVENTIONS()}
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What method names stand for: files, below what the layers of a configuration say under ``method``.
+
+    Args:
+        layers: the ``method`` section of each layer, the strongest last.
+        definition: what the number after ``@`` counts.
+    """
+
+    layers: Sequence[Mapping[str, Any]] = ()
+    definition: BudgetDefinition = BudgetDefinition.FINAL
+
+    def names(self) -> list[str]:
+        """Every method that can be asked for."""
+        defined = {name for layer in self.layers for name, said in layer.items() if _defines_parts(said)}
+        return sorted(defined | set(folders.options("method")) | set(parts()))
+
+    def parts_of(self, name: str) -> Parts:
+        """Part names and plain fields of the method ``name``.
+
+        Raises:
+            ConfigError: no such method, part or field.
+        """
+        if name not in self.names():
+            raise ConfigError("methods", f"unknown method {name!r}; {nearest(name, self.names())}")
+        found = self._from_file(name)
+        for layer in self.layers:
+            if name in layer:
+                found = _override(found, layer[name], join("method", name))
+        return found
+
+    def _from_file(self, name: str) -> Parts:
+        files = folders.options("method")
+        if name in files:
+            return _checked_parts(folders.read_yaml(files[name]), join("method", name))
+        return {name: {}} if name in parts() else {}
+
+    def method(self, name: str) -> Method:
+        """The composition called ``name``, with typed parts."""
+        built = [part for term in name.split("+") for part in self._term(term.strip(), name)]
+        return Method(name=name, parts=tuple(built))
+
+    def _term(self, term: str, whole: str) -> list[object]:
+        name, *settings = term.split("@")
+        fields = self.parts_of(name)
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            fields = _override(fields, _nested(key, text), whole) if equals else _provisional(fields)
+        where = join("method", name)
+        built = [_build(part, said, where if len(fields) == 1 else join(where, part)) for part, said in fields.items()]
+        for setting in settings:
+            if "=" not in setting:
+                built = _with_budget(built, self.definition, setting, whole)
+        return built
+
+    def expand(self, name: str, budgets: Sequence[int]) -> list[str]:
+        """``name`` once per budget, as ``term@budget``; a method without an open budget stays what it is."""
+        terms = [term.strip() for term in name.split("+")]
+        takes = [index for index, term in enumerate(terms) if self._takes_budget(term)]
+        if not budgets or not takes:
+            return [name]
+        if len(takes) > 1:
+            raise ConfigError("budgets", f"cannot be split over the pruners of {name!r}; fix all but one with @budget")
+        curve = []
+        for budget in budgets:
+            curve.append("+".join(f"{term}@{budget}" if index in takes else term for index, term in enumerate(terms)))
+        return curve
+
+    def _takes_budget(self, term: str) -> bool:
+        name, *settings = term.split("@")
+        budget_fields = {field for part in self.parts_of(name) for field in _budget_fields(part)}
+        fixed = any("=" not in setting or setting.split("=")[0].split(".")[-1] in budget_fields for setting in settings)
+        return bool(budget_fields) and not fixed
+
+
+def build_methods(names: Sequence[str], budgets: Sequence[int], definitions: Definitions) -> list[Method]:
+    """Every method of a run with its parts built, the untouched model first.
+
+    Raises:
+        ConfigError: an unknown name, part or field, a refused value, or the same name twice.
+    """
+    for layer in definitions.layers:
+        for name in layer:
+            definitions.method(name)  # a mistake in a method that this run leaves out is still a mistake
+    expanded = [each for name in names for each in definitions.expand(name, budgets)]
+    twice = sorted({name for name in expanded if expanded.count(name) > 1})
+    if twice or not expanded:
+        came = f"{twice[0]!r} twice" if twice else "none"
+        raise ConfigError("methods", f"expected one or more methods, each once; got {came}")
+    return sorted((definitions.method(name) for name in expanded), key=lambda method: bool(method.parts))
+
+
+def used_definitions(names: Sequence[str], definitions: Definitions) -> dict[str, Parts]:
+    """The parts of every term of ``names``, so that a saved configuration does not depend on ``configs/``."""
+    terms = sorted({term.strip().split("@")[0] for name in names for term in name.split("+")})
+    return {term: definitions.parts_of(term) for term in terms}
+
+
+def _override(base: Parts, said: Any, where: str) -> Parts:
+    """``base`` with what a stronger layer says: fields of the only part, or parts with their fields."""
+    if not isinstance(said, Mapping):
+        raise ConfigError(where, f"expected fields of the method, got {said!r}; write {where}.FIELD=value")
+    if not base:
+        return _checked_parts(said, where)
+    if not all(name in base and isinstance(fields, Mapping) for name, fields in said.items()):
+        if len(base) > 1:
+            wrong = next(name for name, fields in said.items() if name not in base or not isinstance(fields, Mapping))
+            raise ConfigError(join(where, wrong), f"expected {where}.PART.FIELD; {nearest(wrong, base)}")
+        said = {next(iter(base)): said}
+    return {part: _merged(part, fields, said.get(part, {})) for part, fields in base.items()}
+
+
+def _merged(part: str, base: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Budget fields exclude each other, so setting one takes the others back; a preset takes everything back."""
+    if said.get("preset") is not None:
+        return dict(said)
+    budget = _budget_fields(part)
+    if any(said.get(name) not in (None, "null", "None") for name in budget):
+        base = {name: value for name, value in base.items() if name not in budget}
+    return {**base, **said}
+
+
+def _provisional(fields: Parts) -> Parts:
+    """A budget for parts that have none yet: they cannot be built without, and ``with_budget`` replaces it."""
+    ready = {"preset", *(name for part in fields for name in _budget_fields(part))}
+    return {
+        part: said if ready & set(said) or "num_keep" not in _budget_fields(part) else {**said, "num_keep": 0}
+        for part, said in fields.items()
+    }
+
+
+def _checked_parts(said: Mapping[str, Any], where: str) -> Parts:
+    for part, fields in said.items():
+        if part not in parts():
+            raise ConfigError(join(where, part), f"unknown part; {nearest(part, parts())}")
+        if not isinstance(fields, Mapping | None):
+            raise ConfigError(join(where, part), f"expected fields of the part, got {fields!r}")
+    return {part: dict(fields or {}) for part, fields in said.items()}
+
+
+def _defines_parts(said: object) -> bool:
+    return isinstance(said, Mapping) and all(name in parts() for name in said)
+
+
+def _budget_fields(part: str) -> tuple[str, ...]:
+    return getattr(parts()[part], "budget_fields", ())
+
+
+def _nested(key: str, text: str) -> dict[str, Any]:
+    """``part.field`` and a text as the mapping that YAML would give."""
+    value: Any = text
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def _build(part: str, fields: Mapping[str, Any], where: str) -> object:
+    cls = parts()[part]
+    if "preset" not in fields:
+        return build(cls, fields, where)
+    preset = getattr(cls, "preset", None)
+    if preset is None:
+        raise ConfigError(join(where, "preset"), f"{cls.__name__} has no presets; set its fields")
+    others = convert_fields(cls, {name: value for name, value in fields.items() if name != "preset"}, where)
+    return refuse_in_one_line(where, lambda: preset(str(fields["preset"]), **others))
+
+
+def _with_budget(built: Sequence[object], definition: BudgetDefinition, text: str, whole: str) -> list[object]:
+    pruners = [part for part in built if isinstance(part, Pruner)]
+    inside = [type(pruner).__name__ for pruner in pruners if pruner.stage is not None]
+    if inside and definition in (BudgetDefinition.LAYER_MEAN, BudgetDefinition.FLOPS):
+        raise ConfigError(
+            "budget_definition",
+            f"{definition.value} depends on model and prompt for {inside[0]}, which prunes inside the decoder; "
+            "use final: every result states the others as well",
+        )
+    number = parse(text, "methods")
+    if len(pruners) != 1 or isinstance(number, bool) or not isinstance(number, int | float):
+        wanted = "a number of visual tokens for one pruner" if len(pruners) == 1 else f"one pruner, got {len(pruners)}"
+        raise ConfigError("methods", f"@{text} in {whole!r} needs {wanted}; write @FIELD=value or @PART.FIELD=value")
+    spent = refuse_in_one_line("methods", lambda: pruners[0].with_budget(definition.value, number))
+    return [spent if part is pruners[0] else part for part in built]

@@ -1,0 +1,210 @@
+"""Every key that ``eval.py`` and ``train.py`` take, with its type, default and sentence; YAML only overrides.
+
+``model``, ``benchmark``, ``trainer`` and ``logger`` are groups: ``model=pico`` is short for ``model.name=pico`` and
+reads ``configs/model/pico.yaml``. The fields of ``benchmark`` and ``method`` are those of the discovered classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+GROUPS = ("model", "benchmark", "trainer", "logger")
+"""Sections whose name chooses a file of ``configs/``."""
+
+
+class Dtype(str, Enum):
+    """Floating-point type of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class Quantization(str, Enum):
+    """Weight quantization of the language model (needs bitsandbytes and a GPU)."""
+
+    NONE = "none"
+    BITS8 = "8bit"
+    BITS4 = "4bit"
+
+
+class BudgetDefinition(str, Enum):
+    """What a number in ``budgets`` counts. Every result states all of them whichever is chosen."""
+
+    INPUT = "input"
+    FINAL = "final"
+    LAYER_MEAN = "layer_mean"
+    FLOPS = "flops"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The model that answers.
+
+    Args:
+        name: a file of configs/model/, or anything with a slash: a Hugging Face id or a local folder.
+        path: pico, pico-unaligned, a Hugging Face id or a local folder; the file given by name sets it.
+        revision: branch, tag or commit of a Hugging Face id.
+        dtype: floating-point type of the weights; auto takes the checkpoint's.
+        device_map: spread one model over devices (auto, balanced, ...); null puts it on the trainer's device.
+        attn_implementation: sdpa, eager, flash_attention_2, ...; null lets transformers choose.
+        quantization: load the weights quantized (needs bitsandbytes and a GPU).
+        trust_remote_code: run Python code that comes with the checkpoint; only for checkpoints that you trust.
+        adapter: folder or Hugging Face id of a PEFT adapter that is put on the model (needs the extra lora).
+    """
+
+    name: str = "pico"
+    path: str
+    revision: str | None = None
+    dtype: Dtype = Dtype.AUTO
+    device_map: str | None = None
+    attn_implementation: str | None = None
+    quantization: Quantization = Quantization.NONE
+    trust_remote_code: bool = False
+    adapter: str | None = None
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Where and in what portions the answers are computed.
+
+    Args:
+        name: a file of configs/trainer/.
+        accelerator: auto, cpu, gpu, ... as Lightning's Trainer takes it.
+        devices: how many devices, a list of their numbers, or auto for all there are; under torchrun, torchrun says.
+        num_nodes: how many machines.
+        strategy: Lightning's strategy; auto is ddp on several devices.
+        precision: Lightning's precision; null computes in the type of the weights.
+        batch_size: samples that are answered together on one device.
+        num_workers: processes per device that open images; 0 opens them in the main process.
+        max_new_tokens: tokens generated at most per answer; null takes the benchmark's.
+        progress: show a progress bar.
+    """
+
+    name: str = "auto"
+    accelerator: str = "auto"
+    devices: int | list[int] | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | None = None
+    batch_size: int = 16
+    num_workers: int = 0
+    max_new_tokens: int | None = None
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where else results go; the run folder is always written.
+
+    Args:
+        name: a file of configs/logger/.
+        project: project in W&B.
+        entity: user or team in W&B; null takes your default.
+        group: runs of one group are shown together in W&B.
+        tags: labels of the run in W&B.
+        offline: write W&B's files without a connection; `wandb sync` uploads them later.
+    """
+
+    name: str = "none"
+    project: str = "lit_simignore"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    offline: bool = False
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """The HTML report.
+
+    Args:
+        samples: so many samples, the first ones, are kept with picture and kept tokens; 0 keeps none.
+    """
+
+    samples: int = 24
+
+
+@dataclass(kw_only=True)
+class EfficiencyConfig:
+    """The timing pass: all methods in turn on the same batches, apart from the answers.
+
+    Args:
+        samples: samples that are timed; 0 leaves the pass out.
+        batch_size: samples per timed batch.
+        repeats: timed rounds over these samples, after one that is not counted.
+    """
+
+    samples: int = 16
+    batch_size: int = 1
+    repeats: int = 3
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where the run is written.
+
+    Args:
+        dir: folder that holds the run folders.
+        name: name of the run folder; null makes it model-benchmark-<hash of model, data and decoding>.
+    """
+
+    dir: str = "runs"
+    name: str | None = None
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """Evaluate methods on one model and one benchmark, all on the same samples.
+
+    Args:
+        experiment: overlay from experiments/ that is read between configs/ and the command line, or a YAML file.
+        model: the model that answers.
+        benchmark: the questions: a name, and the fields of that benchmark.
+        methods: files of configs/method/; a+b composes, a@field=value is a named variant, a@64 keeps 64 visual tokens.
+        method: fields of methods: method.NAME.FIELD, or method.NAME.PART.FIELD for a method of several parts.
+        budgets: repeat every method that prunes with each of these numbers of visual tokens, as a curve.
+        budget_definition: what a number in budgets or after @ counts.
+        trainer: where and in what portions the answers are computed.
+        logger: where else results go.
+        report: the HTML report.
+        efficiency: the timing pass.
+        run: where the run is written.
+        overwrite: throw away what the run folder holds and start anew, instead of continuing.
+        compare: two runs, each FOLDER or FOLDER:METHOD, to compare on their common samples; nothing else is run.
+        seed: seed of everything random outside the methods, which have their own.
+    """
+
+    experiment: str | None = None
+    model: ModelConfig
+    benchmark: dict[str, Any] = field(default_factory=lambda: {"name": "shapesqa"})
+    methods: list[str] = field(
+        default_factory=lambda: ["baseline", "simignore", "random", "stride", "least-similar", "text-only"]
+    )
+    method: dict[str, Any] = field(default_factory=dict)
+    budgets: list[int] = field(default_factory=list)
+    budget_definition: BudgetDefinition = BudgetDefinition.FINAL
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    efficiency: EfficiencyConfig = field(default_factory=EfficiencyConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    overwrite: bool = False
+    compare: list[str] = field(default_factory=list)
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Train a model.
+
+    Args:
+        experiment: overlay from experiments/ that is read before the command line, or a YAML file.
+        task: what is trained; an overlay sets it. So far: pico, the bundled model.
+    """
+
+    experiment: str | None = None
+    task: str | None = None

@@ -1,0 +1,61 @@
+"""Every YAML file that ships parses against the dataclasses, and is found under the name that chooses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lit_simignore.cli import TrainKeys
+from lit_simignore.config import folders
+from lit_simignore.config.compose import compose
+from lit_simignore.config.evaluation import compose_evaluation
+from lit_simignore.config.schema import GROUPS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
+OVERLAYS = sorted((ROOT / "experiments").glob("*/*.yaml"))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_every_file_of_configs_composes(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    assert group in (*GROUPS, "method")
+    asked = compose_evaluation([f"methods=[{name}]" if group == "method" else f"{group}={name}"])
+    assert not set(name) & set("@+.") or group == "model"
+    if group == "method":
+        assert [method.name for method in asked.methods] == [name]
+    else:
+        assert asked.resolved[group]["name"] == name
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=relative)
+def test_every_overlay_of_experiments_composes(path: Path) -> None:
+    name = path.parent.name if path.stem == "config" else f"{path.parent.name}/{path.stem}"
+    assert folders.experiments()[name] == path
+    if "task:" in path.read_text(encoding="utf-8"):
+        assert compose(TrainKeys, [f"experiment={name}"])[0].task is not None
+    else:
+        assert compose_evaluation([f"experiment={name}"]).methods
+
+
+def test_there_are_files_for_every_group_and_the_default_of_every_group() -> None:
+    assert {path.parent.name for path in FILES} == {*GROUPS, "method"}
+
+
+def test_a_wheel_carries_every_group() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    carried = {pattern for patterns in settings["data-files"].values() for pattern in patterns}
+    assert carried == {f"configs/{group}/*.yaml" for group in (*GROUPS, "method")}
+    for target, patterns in settings["data-files"].items():
+        assert [target] == [f"share/lit_simignore/{pattern.rsplit('/', 1)[0]}" for pattern in patterns]
