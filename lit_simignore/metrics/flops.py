@@ -171,6 +171,7 @@ def decoder_budget(
         text_tokens: positions that are not visual, the same in every layer.
     """
     lengths = [visual + text_tokens for visual in visual_per_layer]
+    _check_lengths(shape, lengths)
     return Budget(
         total=total,
         input=visual_per_layer[0],

@@ -129,5 +129,7 @@ def test_impossible_lengths_are_refused() -> None:
         prefill_flops(LLAMA_7B, [-1] * 32)
     with pytest.raises(UserError, match="text tokens"):
         flops_equivalent_tokens(LLAMA_7B, [5] * 32, 6)
+    with pytest.raises(UserError, match="got 0"):
+        decoder_budget(LLAMA_7B, [], total=576, text_tokens=60)
     with pytest.raises(UserError, match="got none"):
         layer_mean_tokens([])
