@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,11 +185,10 @@ def _command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None], re
     flags = {"--help", "-h", "--cfg", "--traceback"} & set(argv)
     assignments = [argument for argument in argv if argument not in flags]
     try:
-        with _terminable():
-            if flags & {"--help", "-h"}:
-                print(render(), end="")
-            else:
-                run(assignments, "--cfg" in flags)
+        if flags & {"--help", "-h"}:
+            print(render(), end="")
+        else:
+            run(assignments, "--cfg" in flags)
         return 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if "--traceback" in flags:
@@ -209,7 +206,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return INTERRUPTED, f"interrupted; {again}"
     if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else FAILED
+        # Lightning's exception for SIGTERM carries no code: by itself it would pass for success.
+        code = TERMINATED if error.code is None else error.code if isinstance(error.code, int) else FAILED
         return code, f"terminated; {again}" if code == TERMINATED else ""
     if isinstance(error, ConfigError):
         return BAD_CONFIGURATION, f"error: {one_line(error)}"
@@ -221,24 +219,6 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 def one_line(error: BaseException) -> str:
     """The message of ``error`` without line breaks."""
     return " ".join(str(error).split())
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the command with 143 and its files closed, instead of at once."""
-
-    def stop(*_: object) -> None:
-        raise SystemExit(TERMINATED)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, where signals cannot be caught
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _rank() -> str:

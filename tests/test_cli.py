@@ -1,0 +1,137 @@
+"""The two commands: what they print, and with which exit code they end. The engine itself is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lit_simignore import cli
+from lit_simignore.pico.config import Alignment, PicoConfig
+from lit_simignore.types import UserError
+
+Printed = pytest.CaptureFixture[str]
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def stop(*_: object) -> None:
+        raise error
+
+    return stop
+
+
+def interrupted_by_lightning() -> BaseException:
+    """Lightning's Trainer answers Ctrl-C with ``sys.exit(1)`` inside its ``except KeyboardInterrupt``."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 - the implicit context is the point
+    except SystemExit as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no\n such  model"), 1, "error: no such model\n"),
+        (RuntimeError("sizes differ"), 1, "error: RuntimeError: sizes differ (--traceback shows where)\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues\n"),
+        (interrupted_by_lightning(), 130, "interrupted; the same command continues\n"),
+        (SystemExit(143), 143, "terminated; the same command continues\n"),
+        (SystemExit(), 143, "terminated; the same command continues\n"),
+        (SystemExit(5), 5, ""),
+    ],
+    ids=repr,
+)
+def test_a_failure_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    monkeypatch.setattr(cli, "_evaluate", raising(error))
+    assert cli.eval_main([]) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_traceback_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    monkeypatch.setattr(cli, "_evaluate", raising(UserError("no such model")))
+    assert cli.eval_main(["--traceback"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith("error: no such model\n")
+
+
+def test_other_processes_say_who_they_are(monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    monkeypatch.setattr(cli, "_evaluate", raising(UserError("no such model")))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert cli.eval_main([]) == 1
+    assert capsys.readouterr().err == "[rank 1] error: no such model\n"
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "words"),
+    [
+        (cli.eval_main, ["trainer.devics=2"], "error: trainer.devics: unknown key; did you mean 'devices'?"),
+        (cli.eval_main, ["methods=[simignor]"], "error: methods: unknown method 'simignor'"),
+        (cli.eval_main, ["--nonsense"], "error: expected key=value, got '--nonsense'"),
+        (cli.train_main, [], "error: task: nothing to train was named; so far there is only the bundled model"),
+        (cli.train_main, ["task=finetune"], "error: task: unknown task 'finetune'"),
+        (cli.train_main, ["pico.stps=3"], "error: pico.stps: unknown key; did you mean 'steps'"),
+        (cli.train_main, ["model=pico"], "error: model: unknown key"),
+    ],
+)
+def test_bad_configuration_ends_with_two_before_anything_runs(
+    main: Callable[[list[str]], int], argv: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    monkeypatch.setattr(cli, "_evaluate", raising(AssertionError("must not run")))
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+
+
+def test_cfg_prints_the_resolved_configuration_and_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Printed, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "_evaluate", raising(AssertionError("must not run")))
+    assert cli.eval_main(["--cfg", "benchmark.limit=3", "methods=[baseline,simignore@num_keep=9]"]) == 0
+    printed = capsys.readouterr().out
+    config = OmegaConf.to_container(OmegaConf.create(printed))
+    assert config["benchmark"]["limit"] == 3
+    assert config["method"] == {"baseline": {}, "simignore": {"simignore": {"keep_ratio": 0.5}}}
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(printed, encoding="utf-8")
+    assert cli.eval_main(["--cfg", f"experiment={saved}"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_training_the_bundled_model_takes_the_recipe_s_keys(monkeypatch: pytest.MonkeyPatch, capsys: Printed) -> None:
+    import lit_simignore.pico.train as pico
+
+    asked: list[PicoConfig] = []
+    monkeypatch.setattr(pico, "train", lambda config: asked.append(config) or Path(config.output) / "model")
+    assert cli.train_main(["experiment=pico-unaligned", "pico.steps=7"]) == 0
+    assert asked == [PicoConfig(alignment=Alignment.PROBE, output="runs/pico-unaligned", steps=7)]
+    assert capsys.readouterr().out == f"model: {Path('runs/pico-unaligned/model')}\n"
+
+
+def record(sample: int, method: str, score: float) -> Mapping[str, object]:
+    return {"sample_id": f"s{sample}", "method": method, "answer": "A", "output": f"{score}", "score": score}
+
+
+def test_compare_pairs_two_saved_runs(tmp_path: Path, capsys: Printed) -> None:
+    for name, scores in {"a": (1, 0, 0, 1), "b": (1, 1, 1, 1)}.items():
+        rows = [record(i, method, score) for i, score in enumerate(scores) for method in ("baseline", "simignore")]
+        (tmp_path / name).mkdir()
+        text = "\n".join(map(json.dumps, rows)) + "\n"
+        (tmp_path / name / "predictions-1.jsonl").write_text(text, encoding="utf-8")
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert cli.eval_main([f"compare=[{a}:simignore,{b}:simignore]"]) == 0
+    out = capsys.readouterr().out
+    assert "simignore against simignore: 4 paired samples" in out
+    assert "50.00 % -> 100.00 %" in out
+    assert cli.eval_main([f"compare=[{a},{b}:nothing]"]) == 1
+    assert "FOLDER:METHOD" in capsys.readouterr().err
+    assert cli.eval_main([f"compare=[{a},{tmp_path / 'c'}]"]) == 1
