@@ -44,6 +44,7 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     """
     base = unwrap(model)
     family = family_of(base.config)
+    family.check(base)
     pruners = check_parts(parts, family)
     check_text(pruners, spans)
     decoder = family.decoder(base)

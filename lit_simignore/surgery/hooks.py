@@ -27,6 +27,7 @@ from lit_simignore.surgery.masks import alive_columns
 from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
 from lit_simignore.surgery.prompt import Prompt, PromptReader, Slots
 from lit_simignore.surgery.rows import ColumnMap, scatter_rows
+from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.types import UserError
 
@@ -37,8 +38,9 @@ VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw")
 class Prefill:
     """One prefill on its way from the model's pre-hook to the decoder's post-hook."""
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, entrance: nn.Module) -> None:
         self.prompt = prompt
+        self.entrance = entrance
         self.slots: Slots | None = None
         self.columns: ColumnMap | None = None
         self.call: CallTrace | None = None
@@ -46,6 +48,7 @@ class Prefill:
 
 
 _PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", default=None)
+_NOTED_IDS: ContextVar[Tensor | None] = ContextVar("lit_simignore_ids", default=None)
 
 
 class Attachment:
@@ -61,20 +64,26 @@ class Attachment:
         self.scopes = {getattr(pruner, "text", "prompt") for pruner in pruners if Need.TEXT in pruner.needs}
         self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in pruners)
         self.renumbers = any(getattr(pruner, "positions", "original") == "renumber" for pruner in pruners)
+        self.entrances = family.entrances(model)
         self._handles: list[Any] = []
-        self._names = _argument_names(model), _argument_names(decoder)
+        self._names = {module: _argument_names(module) for module in (*self.entrances, decoder)}
         self._warned = False
 
     # -- lifecycle
 
     def install(self) -> None:
         """Register all hooks."""
-        self._handles += [
-            self.model.register_forward_pre_hook(self._enter, with_kwargs=True),
-            self.model.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
-            self.decoder.register_forward_pre_hook(self._shorten, with_kwargs=True),
-            self.decoder.register_forward_hook(self._restore, with_kwargs=True),
-        ]
+        embedding = self.family.embedding(self.model)
+        planned: list[tuple[Any, Any, dict[str, bool]]] = []
+        for entrance in self.entrances:
+            planned.append((entrance.register_forward_pre_hook, self._enter, {"with_kwargs": True}))
+            planned.append((entrance.register_forward_hook, self._leave, {"with_kwargs": True, "always_call": True}))
+        planned.append((self.decoder.register_forward_pre_hook, self._shorten, {"with_kwargs": True}))
+        planned.append((self.decoder.register_forward_hook, self._restore, {"with_kwargs": True}))
+        if embedding is not None:
+            planned.append((embedding.register_forward_pre_hook, _note_ids, {}))
+        for register, hook, options in planned:  # one by one, so that a failure leaves none behind
+            self._handles.append(register(hook, **options))
 
     def remove(self) -> None:
         """Take all hooks away; caches that they shortened can be continued only by another attachment."""
@@ -86,30 +95,38 @@ class Attachment:
     # -- the model
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = {**dict(zip(self._names[0], args, strict=False)), **kwargs}
+        inputs = {**dict(zip(self._names[module], args, strict=False)), **kwargs}
         ids, embeds, cache = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("past_key_values")
         given = ids if ids is not None else embeds
         if given is None:
             return None
         batch, length = given.shape[:2]
         state = state_of(cache)
-        if state is None and length == 1 and cache is not None:
-            return None  # an ordinary decoding step: no question to the device, traceable by dynamo
+        if state is None and length == 1:
+            return None
         if state is None and (cache is None or int(cache.get_seq_length()) == 0):
-            self._begin(ids, embeds, inputs)
+            self._begin(module, ids, embeds, inputs)
             return None
         if length > 1:
             self._refuse_late_images(ids, inputs)
-        if state is None or state.entry is None:
+        if state is None or state.entry is None or module is not self.entrances[-1]:
             return None
         if state.owner is not self.owner:
             state.owner = self.owner  # a later attachment goes on with an earlier one's cache
+        if inputs.get("position_ids") is None:
+            counted = self.family.later_positions(self.model, inputs.get("attention_mask"), length)
+            inputs |= {} if counted is None else {"position_ids": counted}
         return (), later_inputs(inputs, cache, state.entry, batch, length)
 
-    def _begin(self, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
-        if any(inputs.get(name) is not None for name in VIDEO_INPUTS):
-            raise UserError("video input cannot be pruned; pass images")
+    def _begin(
+        self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]
+    ) -> None:
+        if module is not self.entrances[0] and _PREFILL.get() is not None:
+            return  # an outer entrance has seen more of the prompt than this one does
+        _refuse_video(inputs)
         explicit = EXPLICIT.get()
+        if ids is None and embeds is not None and explicit is None:
+            ids = _take_noted_ids(embeds)
         if explicit is not None:
             given = ids if ids is not None else embeds
             assert given is not None
@@ -124,12 +141,14 @@ class Attachment:
             )
         else:
             return
-        prefill = Prefill(prompt)
+        prefill = Prefill(prompt, module)
         prefill.token = _PREFILL.set(prefill)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if _is_single_step(self._names[module], args, kwargs):
+            return
         prefill = _PREFILL.get()
-        if prefill is not None and prefill.token is not None:
+        if prefill is not None and prefill.entrance is module and prefill.token is not None:
             _PREFILL.reset(prefill.token)
             prefill.token = None
 
@@ -159,10 +178,12 @@ class Attachment:
     # -- the decoder
 
     def _shorten(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _is_single_step(self._names[module], args, kwargs):
+            return None
         prefill = _PREFILL.get()
         if prefill is None or prefill.call is not None:
             return None
-        inputs = {**dict(zip(self._names[1], args, strict=False)), **kwargs}
+        inputs = {**dict(zip(self._names[module], args, strict=False)), **kwargs}
         embeds = inputs.get("inputs_embeds")
         if embeds is None:
             if inputs.get("input_ids") is None:
@@ -182,9 +203,12 @@ class Attachment:
         self._check_window(embeds.shape[1])
         if not self.masks:
             check_labels(prefill.prompt, slots, chosen.keep)
-        change = masked_inputs if self.masks else shortened_inputs
-        inputs, prefill.columns = change(chosen, slots, inputs, renumber=self.renumbers)
-        return (), inputs
+        if self.masks:
+            inputs, prefill.columns = masked_inputs(chosen, slots, inputs, renumber=self.renumbers)
+            return (), inputs
+        own = self.family.column_inputs
+        short, prefill.columns = shortened_inputs(chosen, slots, inputs, renumber=self.renumbers, known=own)
+        return (), {**short, **self.family.shortened(inputs, chosen.keep, prefill.columns)}
 
     def _open_call(self, prefill: Prefill, inputs: Mapping[str, Any], embeds: Tensor) -> tuple[CallTrace, Slots]:
         """Learn what is padding, count visual tokens, open the call's trace."""
@@ -192,7 +216,8 @@ class Attachment:
         alive = alive_columns(inputs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
         slots = prompt.slots(alive, self.scopes)
         counts = slots.visual.sum(dim=1).tolist()[:: prompt.repeats]
-        grids = [self.family.grids(self.model.config, count) for count in counts]
+        runs = visual_runs(slots.visual, prompt.ids, inputs.get("position_ids"))[:: prompt.repeats]
+        grids = [self.family.grids(self.model.config, sample) for sample in runs]
         prefill.slots = slots
         prefill.call = CallTrace(num_visual=counts, grids=grids)
         return prefill.call, slots
@@ -208,6 +233,8 @@ class Attachment:
             )
 
     def _restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if _is_single_step(self._names[module], args, kwargs):
+            return None
         prefill = _PREFILL.get()
         if prefill is None or prefill.call is None:
             return None
@@ -238,6 +265,42 @@ class Attachment:
             layers = [computed] * self.shape.num_layers
             call.budgets.append(decoder_budget(self.shape, layers, total=total, text_tokens=text[row]))
         self.trace.calls.append(call)
+
+
+def _is_single_step(names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call brings one column: a decoding step, which is left without a look at any context.
+
+    No prefill of one column has visual tokens worth pruning, dynamo cannot trace context variables, and compiled
+    decoding must not break its graph.
+    """
+    for name in ("input_ids", "inputs_embeds"):
+        value = kwargs.get(name)
+        if value is None and name in names[: len(args)]:
+            value = args[names.index(name)]
+        if value is not None:
+            return bool(value.shape[1] == 1)
+    return False
+
+
+def _refuse_video(inputs: Mapping[str, Any]) -> None:
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
+    if encoded is not None or any(inputs.get(name) is not None for name in VIDEO_INPUTS):
+        raise UserError("video input cannot be pruned; pass images")
+
+
+def _note_ids(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Keep the ids that an embedding is asked for, for a prompt that goes on as embeddings."""
+    if args and args[0].ndim == 2 and args[0].shape[1] > 1:
+        _NOTED_IDS.set(args[0])
+
+
+def _take_noted_ids(embeds: Tensor) -> Tensor | None:
+    """The noted ids, one row per row of ``embeds`` (more under beams), if they can be those of ``embeds``."""
+    ids = _NOTED_IDS.get()
+    _NOTED_IDS.set(None)
+    if ids is None or ids.shape[1] != embeds.shape[1] or embeds.shape[0] % ids.shape[0]:
+        return None
+    return ids.repeat_interleave(embeds.shape[0] // ids.shape[0], dim=0)
 
 
 def _argument_names(module: nn.Module) -> list[str]:

@@ -18,7 +18,7 @@ KNOWN_INPUTS = frozenset({"inputs_embeds", "attention_mask", "position_ids", "pa
 
 
 def shortened_inputs(
-    chosen: Chosen, slots: Slots, inputs: dict[str, Any], *, renumber: bool
+    chosen: Chosen, slots: Slots, inputs: dict[str, Any], *, renumber: bool, known: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Any], ColumnMap]:
     """The decoder's arguments with only the kept columns, left-padded, and where these came from.
 
@@ -27,11 +27,12 @@ def shortened_inputs(
         slots: the whole prompt.
         inputs: keyword arguments of the decoder's forward.
         renumber: whether positions are closed up.
+        known: further arguments with one entry per column, which the family shortens.
 
     Raises:
-        UserError: an argument has one entry per column and is not known here.
+        UserError: an argument has one entry per column and is known neither here nor to the family.
     """
-    _check_inputs(inputs, slots.visual.shape[1])
+    _check_inputs(inputs, slots.visual.shape[1], known)
     columns = keep_columns(chosen.keep)
     positions = _positions(chosen, inputs)
     if renumber:
@@ -90,10 +91,10 @@ def _positions(chosen: Chosen, inputs: dict[str, Any]) -> Tensor:
     return positions
 
 
-def _check_inputs(inputs: dict[str, Any], length: int) -> None:
+def _check_inputs(inputs: dict[str, Any], length: int, known: frozenset[str]) -> None:
     for name, value in inputs.items():
         per_column = isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == length
-        if per_column and name not in KNOWN_INPUTS:
+        if per_column and name not in KNOWN_INPUTS | known:
             raise UserError(
                 f"the decoder is given {name!r} of shape {tuple(value.shape)}, one entry per token, which pruning does "
                 "not know how to shorten; leave it out, or use apply='mask'"

@@ -60,6 +60,7 @@ class Prompt:
         spans: labels of the prompts, if any.
         keys: identity of each row; empty if unknown.
         labels: ``(B, N)`` training labels, if any.
+        ids: ``(B, N)`` int64 token ids, where the caller showed them.
     """
 
     visual: Tensor
@@ -67,6 +68,7 @@ class Prompt:
     spans: Spans | None = None
     keys: tuple[str, ...] = ()
     labels: Tensor | None = None
+    ids: Tensor | None = None
 
     @property
     def repeats(self) -> int:
@@ -127,7 +129,7 @@ class PromptReader:
             visual = input_ids == self._image_token_id
         labels = arguments.get("labels")
         text = self._free_text(input_ids, arguments) if spans is None else torch.zeros_like(visual)
-        return Prompt(visual=visual, text=text, spans=spans, labels=labels)
+        return Prompt(visual=visual, text=text, spans=spans, labels=labels, ids=input_ids)
 
     def from_columns(self, columns: Columns, batch: int, length: int, arguments: Mapping[str, Any]) -> Prompt:
         """Read a prompt whose columns the caller named, for calls that show no ids."""

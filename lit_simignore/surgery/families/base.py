@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoProcessor
 
 from lit_simignore.pruning.base import Need
+from lit_simignore.surgery.rows import ColumnMap
+from lit_simignore.surgery.runs import Run
 
-TOKEN_ID_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKEN_ID_FIELDS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "boi_token_index",
+    "eoi_token_index",
+)
 
 
 class Family(ABC):
@@ -21,17 +34,69 @@ class Family(ABC):
     offers: ClassVar[frozenset[Need]] = frozenset()
     """What pruners may read on this family beyond the projected visual tokens."""
 
+    column_inputs: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the decoder with one entry per column that :meth:`shortened` shortens."""
+
     @abstractmethod
     def image_token_id(self, config: Any) -> int | None:
         """Id of the placeholder that stands for one visual token; ``None`` where prompts have no placeholder."""
 
     @abstractmethod
-    def grids(self, config: Any, num_visual: int) -> tuple[tuple[int, int], ...]:
-        """(rows, cols) of every image of a sample with ``num_visual`` visual tokens; empty if they form no grid."""
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
+        """(rows, cols) of every image of a sample, whose visual tokens are row-major; empty if they form no grids.
+
+        Args:
+            config: the model's configuration.
+            runs: what the prompt shows of the sample's images.
+        """
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The text decoder: it receives ``inputs_embeds`` in which image rows are already projected."""
         return model.get_decoder()  # type: ignore[operator]
+
+    def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have no odd members
+        """Refuse a model of the family that cannot be handled. Nothing by default.
+
+        Raises:
+            UserError: says why.
+        """
+
+    def entrances(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        """Modules whose forward may be where a prompt comes in, the outermost first.
+
+        Later steps are rewritten at the last one. More than one only where ``generate`` passes the model by.
+        """
+        return (model,)
+
+    def embedding(self, model: nn.Module) -> nn.Module | None:
+        """The module that is given the prompt's ids where ``generate`` does not show them to the last entrance."""
+        return None
+
+    def deepstack_layers(self, config: Any) -> int:
+        """How many decoder layers add vision features to visual columns; drops inside the decoder come after them."""
+        return 0
+
+    def shortened(self, inputs: Mapping[str, Any], keep: Tensor, columns: ColumnMap) -> dict[str, Any]:
+        """The family's own arguments of the decoder for the kept columns, see :attr:`column_inputs`.
+
+        Args:
+            inputs: keyword arguments of the decoder's forward for the whole prompt.
+            keep: ``(B, N)`` bool, the columns that stay.
+            columns: where the slots of the shortened batch come from.
+        """
+        return {}
+
+    def later_positions(self, model: nn.Module, mask: Any, num_new: int) -> Tensor | None:
+        """Positions of ``num_new`` columns after the prompt for callers that give none.
+
+        Only for models that count them off the attention mask, which is about to be shortened.
+
+        Args:
+            model: the vision-language model.
+            mask: the caller's attention mask for the whole conversation.
+            num_new: columns of this step.
+        """
+        return None
 
     def special_token_ids(self, model: nn.Module) -> frozenset[int]:
         """Ids that are never text: begin, end and padding of a sequence, and the image placeholder."""
@@ -43,6 +108,10 @@ class Family(ABC):
                 found.update(value if isinstance(value, (list, tuple)) else [value] if value is not None else [])
         placeholder = self.image_token_id(model.config)
         return frozenset(found if placeholder is None else found | {placeholder})
+
+    def load_processor(self, source: str, **hub: Any) -> Any:
+        """The processor of the checkpoint at ``source``; ``hub`` are keyword arguments for ``from_pretrained``."""
+        return AutoProcessor.from_pretrained(source, **hub)
 
     def complete_processor(self, processor: Any, config: Any) -> None:  # noqa: B027 - most files are complete
         """Fill in what old processor files leave out. Nothing by default."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run
 
 
 class CausalLM(Family):
@@ -18,6 +19,6 @@ class CausalLM(Family):
         """There is no placeholder."""
         return None
 
-    def grids(self, config: Any, num_visual: int) -> tuple[tuple[int, int], ...]:
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """Unknown."""
         return ()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run, fixed_grids
 
 
 class Llava(Family):
@@ -18,12 +19,10 @@ class Llava(Family):
         """``config.image_token_id``."""
         return int(config.image_token_id)
 
-    def grids(self, config: Any, num_visual: int) -> tuple[tuple[int, int], ...]:
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """The vision tower's patch grid once per image; empty where the class token is kept among the patches."""
         side = config.vision_config.image_size // config.vision_config.patch_size
-        if config.vision_feature_select_strategy != "default" or num_visual % (side * side):
-            return ()
-        return ((side, side),) * (num_visual // (side * side))
+        return fixed_grids(runs, side, side)
 
     def complete_processor(self, processor: Any, config: Any) -> None:
         """Checkpoints from before 2024 do not tell the processor how many placeholders an image takes."""
