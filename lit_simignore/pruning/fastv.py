@@ -1,0 +1,44 @@
+"""FastV: inside the decoder, keep the visual tokens that the last prompt token attends to most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lit_simignore.pruning._features import needed
+from lit_simignore.pruning.base import Features, Need, ScorePruner
+
+
+@dataclass(kw_only=True)
+class FastV(ScorePruner):
+    """Before layer ``layer_idx``, keep the tokens with the highest ``score_i = mean_h A_h[q, i]``.
+
+    ``A_h`` are the attention probabilities of head h in layer ``layer_idx - 1``, ``q`` is the last prompt token. Layers
+    before ``layer_idx`` see every visual token; the kept ones stay in order and keep their positions. Nothing is scored
+    again while decoding.
+
+    Args:
+        layer_idx: 0-based first layer that sees fewer tokens; the paper's K.
+        num_keep: visual tokens kept.
+        keep_ratio: fraction kept: 1 - R in the paper's terms.
+
+    Reference:
+        Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv:2403.06764.
+        The released in-place path reads ``output_attentions`` and supports one unpadded image at a hard-coded place;
+        the rule itself is the same here. ``preset("paper")`` is K=2, R=50%.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERY_ATTENTION})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {"paper": {"layer_idx": 2, "keep_ratio": 0.5}, "released": {"layer_idx": 2, "keep_ratio": 0.5}}
+    )
+
+    layer_idx: int = 2
+
+    def score(self, features: Features) -> Tensor:
+        """``(I,)`` float32: mean over heads of the last prompt token's attention, 0 to 1."""
+        return needed(self, features, "query_attention").detach().float().mean(dim=0)
