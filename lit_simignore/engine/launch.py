@@ -1,0 +1,106 @@
+"""The ``Trainer`` of an evaluation, and the check that as many processes run as were meant to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from lit_simignore.engine.settings import EvaluationSettings
+from lit_simignore.types import UserError
+
+_START_METHODS = {"ddp": "popen", "ddp_spawn": "spawn", "ddp_fork": "fork", "ddp_notebook": "fork"}
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*Total length of .* across ranks is zero.*",
+    ".*has zero length.*",
+    ".*GPU available but not used.*",
+    ".*LeafSpec.* is deprecated.*",
+)
+"""Warnings of Lightning about what is meant here: images opened in the loop, processes without work."""
+
+
+def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """A trainer that only tests: no logger, no checkpoints, no sampler of its own.
+
+    Raises:
+        UserError: torchrun started another number of processes than the settings make.
+    """
+    devices, num_nodes = _world(settings)
+    trainer = L.Trainer(
+        accelerator=settings.accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=_strategy(settings, devices, num_nodes),
+        precision=settings.precision,  # type: ignore[arg-type]
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=settings.progress,
+        use_distributed_sampler=False,
+        # On its requeue signal Lightning writes a checkpoint here, which a later job in the same folder would load.
+        default_root_dir=run_dir,
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+    )
+    _check_world(trainer)
+    return trainer
+
+
+def _world(settings: EvaluationSettings) -> tuple[int | str, int]:
+    """Devices and nodes; ``auto`` means what torchrun says, where torchrun says something."""
+    devices, num_nodes = settings.devices, settings.num_nodes
+    if isinstance(devices, str) and devices.strip().isdecimal():
+        devices = int(devices)
+    if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", num_nodes))
+    return devices, num_nodes
+
+
+def _strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
+    """The strategy with a time limit that fits an evaluation, where it is one of ddp's kinds."""
+    name = settings.strategy
+    several = num_nodes > 1 or (isinstance(devices, int) and devices > 1)
+    if name == "auto" and several:
+        name = "ddp"
+    if not isinstance(name, str) or name not in _START_METHODS:
+        return name
+    limit = timedelta(hours=settings.timeout_hours)
+    return DDPStrategy(start_method=_START_METHODS[name], timeout=limit)  # type: ignore[arg-type]
+
+
+def _check_world(trainer: L.Trainer) -> None:
+    started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
+    if started != trainer.world_size:
+        raise UserError(
+            f"{started} processes were started (WORLD_SIZE), but trainer.devices and trainer.num_nodes make "
+            f"{trainer.world_size}, so each would answer everything; pass trainer.devices=auto, or start it "
+            "without torchrun"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's banners and its warnings about what is meant here off the screen."""
+    loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for pattern in _NOISE:
+            warnings.filterwarnings("ignore", message=pattern)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
