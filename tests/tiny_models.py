@@ -126,6 +126,7 @@ def tiny_llava(attention: str = "sdpa", seed: int = 0, **text: Any) -> LlavaForC
     reinitialise(model, seed)
     model.generation_config.eos_token_id = None  # never stop early: tests compare whole continuations
     model.generation_config.pad_token_id = 0
+    model.generation_config.suppress_tokens = [SPECIAL.index("<image>")]  # as every trained model does by itself
     return model.eval()
 
 
