@@ -61,7 +61,9 @@ def aggregate_pairs(pairs: Tensor, how: str, top_m: int) -> Tensor:
 def check_choice(owner: str, field: str, value: str, valid: tuple[str, ...]) -> None:
     """Refuse a value that is not one of ``valid``, with the nearest valid one."""
     if value not in valid:
-        raise UserError(f"{owner}.{field} must be one of {', '.join(valid)}; got {value!r}, {nearest(str(value), valid)}")
+        raise UserError(
+            f"{owner}.{field} must be one of {', '.join(valid)}; got {value!r}, {nearest(str(value), valid)}"
+        )
 
 
 def check_similarity_fields(owner: str, similarity: str, aggregate: str, top_m: int, text: str) -> None:

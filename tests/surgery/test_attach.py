@@ -108,37 +108,52 @@ def test_an_unsupported_cache_is_refused(model, batch):
     class Other(DynamicCache):
         pass
 
-    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans):
-        with pytest.raises(UserError, match="knows DynamicCache and StaticCache; got Other"):
-            model(**batch.inputs, past_key_values=Other(config=model.config))
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4), spans=batch.spans),
+        pytest.raises(UserError, match="knows DynamicCache and StaticCache; got Other"),
+    ):
+        model(**batch.inputs, past_key_values=Other(config=model.config))
 
 
 def test_video_is_refused_in_one_line(model, batch):
-    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans):
-        with pytest.raises(UserError, match="video"):
-            model(**batch.inputs, pixel_values_videos=torch.zeros(1))
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4), spans=batch.spans),
+        pytest.raises(UserError, match="video"),
+    ):
+        model(**batch.inputs, pixel_values_videos=torch.zeros(1))
 
 
 def test_embeddings_without_ids_or_columns_are_refused(model, batch):
     embeds = model.get_input_embeddings()(batch.inputs["input_ids"])
-    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans):
-        with pytest.raises(UserError, match="visual_columns"):
-            model(inputs_embeds=embeds, attention_mask=batch.inputs["attention_mask"])
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4), spans=batch.spans),
+        pytest.raises(UserError, match="visual_columns"),
+    ):
+        model(inputs_embeds=embeds, attention_mask=batch.inputs["attention_mask"])
 
 
 def test_a_sliding_window_shorter_than_the_prompt_is_refused(batch):
     model = tiny_llava()
     model.get_decoder().config.sliding_window = 8
-    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans):
-        with pytest.raises(UserError, match="window of 8"):
-            model(**batch.inputs)
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4), spans=batch.spans),
+        pytest.raises(UserError, match="window of 8"),
+    ):
+        model(**batch.inputs)
 
 
 def test_an_unknown_argument_with_one_entry_per_token_is_refused(model, batch):
     extra = torch.zeros(3, batch.length)
-    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans):
-        with pytest.raises(UserError, match="does not know how to shorten|not know how to shorten"):
-            model(**batch.inputs, token_weights=extra)
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4), spans=batch.spans),
+        pytest.raises(UserError, match="does not know how to shorten|not know how to shorten"),
+    ):
+        model(**batch.inputs, token_weights=extra)
 
 
 def test_without_spans_one_warning_per_block_and_all_ordinary_tokens_count(model, batch):
@@ -200,9 +215,8 @@ def test_budgets_are_those_of_the_analytic_formula(model, batch):
 
 
 def test_an_empty_trace_says_what_to_do(model):
-    with attach(model) as trace:
-        with pytest.raises(UserError, match="run model"):
-            _ = trace.kept
+    with attach(model) as trace, pytest.raises(UserError, match="run model"):
+        _ = trace.kept
     assert len(trace.calls) == 0
 
 

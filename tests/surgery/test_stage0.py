@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
 
 from lit_simignore.pruning.base import Features, Pruner
 from lit_simignore.pruning.random_tokens import RandomTokens
