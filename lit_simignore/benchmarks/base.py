@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lit_simignore.types import Prediction, Sample
+from lit_simignore.types import Prediction, Sample, UserError
 
 
 @dataclass(kw_only=True)
@@ -25,6 +25,10 @@ class Benchmark(ABC):
 
     max_new_tokens: ClassVar[int] = 16
     """Enough for every valid answer."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"benchmark.limit must be at least 1, or null for all samples; got {self.limit}")
 
     @abstractmethod
     def load(self) -> Sequence[Sample]:

@@ -1,13 +1,13 @@
 """ShapesQA: the bundled benchmark. Generated from a seed, never downloaded.
 
-Data: drawn by ``lit_simignore.shapes``; test scenes are disjoint from training scenes by construction (a scene's layout
-hash decides its world). Revision: ``REVISION``. Three tasks:
+Data: drawn by ``lit_simignore.shapes``; test scenes are disjoint from training scenes by construction (the hash of a
+scene's layout decides its world). Revision: ``REVISION``. Three tasks:
 
 * ``choice`` - ScienceQA's prompt form with 2 to 5 options: colour, shape, position, a hop, counting, comparison.
 * ``existence`` - POPE's form, half yes, half no with random, popular and adversarial negatives from the generator's own
   statistics.
-* ``caption`` / ``crowded-caption`` - a list of what is there, scored as CHAIR does. Crowded scenes hold more objects than
-  training ever shows, so that there is hallucination to measure.
+* ``caption``, ``crowded-caption`` - a list of what is there, scored as CHAIR does. Crowded scenes hold more objects
+  than training ever shows, so that there is hallucination to measure.
 
 Every sample knows the patches that its answer depends on: no benchmark of real images can score a pruner on that.
 """
@@ -55,6 +55,7 @@ class ShapesQA(Benchmark):
     max_new_tokens: ClassVar[int] = 48
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise UserError(f"benchmark.tasks must name some of {', '.join(TASKS)}; got {self.tasks}")
@@ -62,13 +63,16 @@ class ShapesQA(Benchmark):
             raise UserError(f"benchmark.num_scenes must be at least 1; got {self.num_scenes}")
 
     def load(self) -> Sequence[Sample]:
+        """Scene by scene, the tasks in the order given, so that a limit keeps the tasks in balance."""
         samples = [s for i in range(self.num_scenes) for task in self.tasks for s in _ASK[task](self.seed, i)]
         return samples[: self.limit]
 
     def identity(self) -> Mapping[str, object]:
+        """Protocol, revision of the generator, seed and tasks; how many scenes does not change a scene."""
         return {"protocol": self.protocol, "revision": REVISION, "seed": self.seed, "tasks": list(self.tasks)}
 
     def parse(self, output: str, sample: Sample) -> str | None:
+        """A valid option letter, ``yes`` or ``no`` as first word, or the listed objects, by the kind of sample."""
         if sample.choices:
             letter = parse_letter(output)
             return letter if letter in LETTERS[: len(sample.choices)] else None
@@ -78,12 +82,15 @@ class ShapesQA(Benchmark):
         return words[0] if words and words[0] in ("yes", "no") else None
 
     def score(self, parsed: str | None, sample: Sample) -> float | None:
+        """1 for the right answer; for a caption, 1 if it names nothing that is not there (1 - CHAIR_s)."""
+        if sample.answer is None:
+            return None
         if not _is_caption(sample):
             return float(parsed == sample.answer)
-        assert sample.answer is not None
         return float(parsed is not None and _objects(parsed) <= _objects(sample.answer))
 
     def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        """POPE's numbers over existence questions, CHAIR's over captions."""
         found: dict[str, float] = {}
         existence = [(p.parsed, p.answer or "") for p in predictions if p.kind.startswith("existence")]
         if existence:
@@ -143,8 +150,16 @@ def _needed(scene: Scene, objects: tuple[int, ...]) -> tuple[NeededPatches, ...]
 
 
 def _sample(
-    seed: int, task: str, index: int, name: str, scene: Scene, kind: str, question: q.Question,
-    segments: tuple[Segment, ...], answer: str, choices: tuple[str, ...] = (),
+    seed: int,
+    task: str,
+    index: int,
+    name: str,
+    scene: Scene,
+    kind: str,
+    question: q.Question,
+    segments: tuple[Segment, ...],
+    answer: str,
+    choices: tuple[str, ...] = (),
 ) -> Sample:
     group = f"{task}-{seed}-{index:05d}"
     return Sample(
@@ -186,8 +201,15 @@ def _existence(seed: int, index: int) -> list[Sample]:
     asked = {"yes": q.existence(rng, scene, None), "no": q.existence(rng, scene, negative)}
     return [
         _sample(
-            seed, "existence", index, name, scene, f"existence-{negative}", question,
-            (Segment(question.text, Role.QUESTION),), question.answer,
+            seed,
+            "existence",
+            index,
+            name,
+            scene,
+            f"existence-{negative}",
+            question,
+            (Segment(question.text, Role.QUESTION),),
+            question.answer,
         )
         for name, question in asked.items()
     ]

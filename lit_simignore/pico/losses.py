@@ -12,8 +12,15 @@ COSINE_SCALE = 12.0
 HIDDEN = -1e9
 
 
-def patch_word_loss(patches: Tensor, words: Tensor, color_words: Tensor, shape_words: Tensor, background: int,
-                    colors: Tensor, shapes: Tensor) -> Tensor:
+def patch_word_loss(
+    patches: Tensor,
+    words: Tensor,
+    color_words: Tensor,
+    shape_words: Tensor,
+    background: int,
+    colors: Tensor,
+    shapes: Tensor,
+) -> Tensor:
     """Cross-entropy of the cosine softmax of every projected patch over the input embedding table.
 
     The target is half the word of its colour and half the word of its shape, or the word ``background``.
@@ -26,8 +33,13 @@ def patch_word_loss(patches: Tensor, words: Tensor, color_words: Tensor, shape_w
         colors, shapes: ``(B, I)`` int64 labels, -1 on background.
     """
     logits = COSINE_SCALE * normalize(patches.float(), dim=-1) @ normalize(words.float(), dim=-1).T
-    return _label_loss(log_softmax(logits, -1), color_words[colors.clamp(min=0)], shape_words[shapes.clamp(min=0)],
-                       background, colors >= 0)
+    return _label_loss(
+        log_softmax(logits, -1),
+        color_words[colors.clamp(min=0)],
+        shape_words[shapes.clamp(min=0)],
+        background,
+        colors >= 0,
+    )
 
 
 def patch_probe_loss(logits: Tensor, num_colors: int, colors: Tensor, shapes: Tensor) -> Tensor:
@@ -39,8 +51,9 @@ def patch_probe_loss(logits: Tensor, num_colors: int, colors: Tensor, shapes: Te
         colors, shapes: ``(B, I)`` int64 labels, -1 on background.
     """
     background = logits.shape[-1] - 1
-    return _label_loss(log_softmax(logits.float(), -1), colors.clamp(min=0), num_colors + shapes.clamp(min=0),
-                       background, colors >= 0)
+    return _label_loss(
+        log_softmax(logits.float(), -1), colors.clamp(min=0), num_colors + shapes.clamp(min=0), background, colors >= 0
+    )
 
 
 def _label_loss(log_probs: Tensor, color: Tensor, shape: Tensor, background: int, foreground: Tensor) -> Tensor:

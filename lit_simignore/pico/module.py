@@ -27,6 +27,12 @@ TEXT_PREFIX = 2
 class LitPico(L.LightningModule):
     """From-scratch training. Two optimisers: Muon for hidden matrices, AdamW for everything else."""
 
+    step: Tensor
+    mean: Tensor
+    std: Tensor
+    color_words: Tensor
+    shape_words: Tensor
+
     def __init__(self, config: PicoConfig) -> None:
         super().__init__()
         self.config = config
@@ -98,15 +104,16 @@ class LitPico(L.LightningModule):
 
     def training_step(self, batch: PicoBatch, batch_idx: int) -> None:
         step = int(self.step)
-        for optimizer, base in zip(self.optimizers(), (self.config.muon_lr, self.config.adam_lr), strict=True):
+        optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
+        for optimizer, base in zip(optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * self.rate(step)
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16):
             losses = self.losses(batch)
-        self.manual_backward(sum(losses.values()))
+        self.manual_backward(torch.stack(list(losses.values())).sum())
         norm = nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-        for optimizer in self.optimizers():
+        for optimizer in optimizers:
             optimizer.step()
         self.step += 1
         self.log_dict({f"loss/{k}": v.detach() for k, v in losses.items()} | {"grad_norm": norm})
@@ -114,7 +121,7 @@ class LitPico(L.LightningModule):
     def losses(self, batch: PicoBatch) -> dict[str, Tensor]:
         """Every loss of one batch, already weighted."""
         found: dict[str, Tensor] = {}
-        if batch.pixels is not None:
+        if batch.pixels is not None and batch.colors is not None and batch.shapes is not None:
             hidden, patches = self._encode_image(batch.pixels)
             alone = batch.rows is None
             weight = 1.0 if alone else self.config.alignment_weight

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerFast
 
 from lit_simignore.benchmarks._letters import letter_segments
 from lit_simignore.pico.architecture import build_tokenizer
@@ -89,7 +90,7 @@ class PicoBatch:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
@@ -101,7 +102,8 @@ def encode(text: str) -> tuple[int, ...]:
 
 def choice_message(rng: np.random.Generator, question: q.Question, context: str = "") -> Asked:
     """The multiple-choice form of a question."""
-    choice = q.with_options(rng, question, 3 if question.distractors and "same" in (*question.distractors, question.answer) else None)
+    comparison = "same" in (*question.distractors, question.answer)
+    choice = q.with_options(rng, question, 3 if comparison else None)
     return "".join(s.text for s in letter_segments(question.text, choice.options, context)), choice.letter
 
 
@@ -127,7 +129,8 @@ def ask_without_picture(rng: np.random.Generator) -> Asked:
         pool = [str(x) for x in rng.permutation(names[rng.integers(3)])]
         return choice_message(rng, q.Question(f"Which is {pool[0]}?", pool[0], (), tuple(pool[1:5])))
     size = int(rng.integers(2, 4))
-    colors, shapes = rng.choice(len(COLOR_NAMES), size, replace=False), rng.choice(len(SHAPE_NAMES), size, replace=False)
+    colors = rng.choice(len(COLOR_NAMES), size, replace=False)
+    shapes = rng.choice(len(SHAPE_NAMES), size, replace=False)
     objects = [f"a {COLOR_NAMES[c]} {SHAPE_NAMES[s]}" for c, s in zip(colors, shapes, strict=True)]
     context = f"There is {' and '.join(objects)}."
     i = int(rng.integers(size))
@@ -137,7 +140,7 @@ def ask_without_picture(rng: np.random.Generator) -> Asked:
     else:
         answer, every, text = SHAPE_NAMES[shapes[i]], SHAPE_NAMES, f"What shape is the {COLOR_NAMES[colors[i]]} object?"
         near = [SHAPE_NAMES[s] for s in shapes]
-    return choice_message(rng, q.Question(text, answer, (), q._hard_first(rng, near, every, answer)), context)
+    return choice_message(rng, q.Question(text, answer, (), q.hard_first(rng, near, every, answer)), context)
 
 
 def pack(rows: list[list[tuple[Asked, str]]], slots: int, length: int) -> Rows:
@@ -210,7 +213,9 @@ def patch_labels(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
 class PicoStream(IterableDataset[PicoBatch]):
     """Batches from ``first_step`` to the last step of the recipe; ``draw`` is replaceable in tests."""
 
-    def __init__(self, config: PicoConfig, first_step: int = 0, draw: Callable[[PicoConfig, int], PicoBatch] = draw_batch):
+    def __init__(
+        self, config: PicoConfig, first_step: int = 0, draw: Callable[[PicoConfig, int], PicoBatch] = draw_batch
+    ) -> None:
         self.config, self.first_step, self.draw = config, first_step, draw
 
     def __iter__(self) -> Iterator[PicoBatch]:

@@ -20,7 +20,8 @@ from lit_simignore.types import UserError
 def train(config: PicoConfig) -> Path:
     """Run the recipe, or go on with it, and return the exported folder (``<output>/model``)."""
     if not hasattr(torch.optim, "Muon"):
-        raise UserError(f"training pico needs torch >= 2.9 (torch.optim.Muon); found {torch.__version__}: upgrade torch")
+        found = torch.__version__
+        raise UserError(f"training pico needs torch >= 2.9 for torch.optim.Muon; found {found}: upgrade torch")
     if config.threads:
         torch.set_num_threads(config.threads)
     output = Path(config.output)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_simignore.shapes.scenes import CELLS_PER_SIDE, Scene, co_occurrence, frequency
 from lit_simignore.shapes.vocabulary import (
@@ -63,7 +64,7 @@ def with_options(rng: np.random.Generator, question: Question, count: int | None
     return Choice(question, tuple(options[i] for i in rng.permutation(len(options))))
 
 
-def _hard_first(rng: np.random.Generator, present: Sequence[str], every: Sequence[str], answer: str) -> tuple[str, ...]:
+def hard_first(rng: np.random.Generator, present: Sequence[str], every: Sequence[str], answer: str) -> tuple[str, ...]:
     """Wrong answers: one to four that are in the scene, then others, mixed so that absence gives nothing away."""
     near = [x for x in dict.fromkeys(present) if x != answer]
     far = [x for x in dict.fromkeys(every) if x != answer and x not in near]
@@ -73,7 +74,7 @@ def _hard_first(rng: np.random.Generator, present: Sequence[str], every: Sequenc
     return tuple((near[:hard] + far + near[hard:])[: MAX_OPTIONS - 1])
 
 
-def _only(values: np.ndarray) -> list[int]:
+def _only(values: NDArray[np.int64]) -> list[int]:
     """Indices of objects whose value no other object shares."""
     return [i for i in range(len(values)) if (values == values[i]).sum() == 1]
 
@@ -92,7 +93,7 @@ def color(rng: np.random.Generator, scene: Scene) -> Question | None:
         return None
     i = _one(rng, candidates)
     answer = COLOR_NAMES[scene.colors[i]]
-    wrong = _hard_first(rng, [COLOR_NAMES[c] for c in scene.colors], COLOR_NAMES, answer)
+    wrong = hard_first(rng, [COLOR_NAMES[c] for c in scene.colors], COLOR_NAMES, answer)
     return Question(f"What color is the {SHAPE_NAMES[scene.shapes[i]]}?", answer, (i,), wrong)
 
 
@@ -103,7 +104,7 @@ def shape(rng: np.random.Generator, scene: Scene) -> Question | None:
         return None
     i = _one(rng, candidates)
     answer = SHAPE_NAMES[scene.shapes[i]]
-    wrong = _hard_first(rng, [SHAPE_NAMES[s] for s in scene.shapes], SHAPE_NAMES, answer)
+    wrong = hard_first(rng, [SHAPE_NAMES[s] for s in scene.shapes], SHAPE_NAMES, answer)
     return Question(f"What shape is the {COLOR_NAMES[scene.colors[i]]} object?", answer, (i,), wrong)
 
 
@@ -142,7 +143,7 @@ def hop(rng: np.random.Generator, scene: Scene) -> Question | None:
     named = object_name(scene.pairs[anchor])
     present = [name for name in map(object_name, scene.pairs) if name != named]
     absent = [name for name in map(object_name, rng.choice(NUM_PAIRS, 8)) if name != named]
-    wrong = _hard_first(rng, present, absent, answer)
+    wrong = hard_first(rng, present, absent, answer)
     return Question(f"What is {direction} the {named}?", answer, (anchor, target), wrong)
 
 
@@ -197,11 +198,11 @@ def absent_pair(rng: np.random.Generator, scene: Scene, how: str) -> int:
     absent = np.flatnonzero(~present)
     if how == "binding":
         both = np.isin(absent // len(SHAPE_NAMES), scene.colors) & np.isin(absent % len(SHAPE_NAMES), scene.shapes)
-        return _one(rng, absent[both] if both.any() else absent)
+        return int(rng.choice(absent[both] if both.any() else absent))
     if how == "random":
-        return _one(rng, absent)
+        return int(rng.choice(absent))
     rank = frequency() if how == "popular" else co_occurrence()[scene.pairs].sum(0)
-    return _one(rng, absent[np.argsort(-rank[absent], kind="stable")][:NUM_RANKED])
+    return int(rng.choice(absent[np.argsort(-rank[absent], kind="stable")][:NUM_RANKED]))
 
 
 def existence(rng: np.random.Generator, scene: Scene, negative: str | None) -> Question:
@@ -223,6 +224,6 @@ CAPTION_TEXT = "Describe the image."
 
 
 def caption(scene: Scene) -> Question:
-    """All objects in reading order, e.g. ``red circle, blue star.``"""
+    """All objects in reading order, e.g. ``red circle, blue star.`` as text."""
     names = ", ".join(object_name(pair) for pair in scene.pairs)
     return Question(CAPTION_TEXT, f"{names}.", tuple(range(len(scene.pairs))))

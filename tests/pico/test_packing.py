@@ -11,7 +11,9 @@ from lit_simignore.pico.losses import packed_mask, patch_word_loss
 from lit_simignore.pico.module import PREFIX, LitPico
 from lit_simignore.shapes.vocabulary import BOS, IMAGE, TOKEN_ID
 
-CONFIG = PicoConfig(batch_size=2, slots=5, text_rows=2, text_steps=1, vision_steps=1, easy_steps=1, steps=6, decay_steps=2)
+CONFIG = PicoConfig(
+    batch_size=2, slots=5, text_rows=2, text_steps=1, vision_steps=1, easy_steps=1, steps=6, decay_steps=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,9 @@ def test_packed_slots_give_the_hidden_states_of_single_prompts(module):
                 if number < 0:
                     continue
                 here = batch.rows.segments[row] == number
-                ids = torch.cat(
-                    [torch.tensor([BOS, TOKEN_ID["USER:"], *[IMAGE] * 144]), batch.rows.ids[row][here]]
-                )[None]
+                ids = torch.cat([torch.tensor([BOS, TOKEN_ID["USER:"], *[IMAGE] * 144]), batch.rows.ids[row][here]])[
+                    None
+                ]
                 image = batch.pixels[row // CONFIG.slots][None]
                 pixels = ((image.float() / 255 - module.mean) / module.std).permute(0, 3, 1, 2)
                 alone = model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states[-1]

@@ -75,7 +75,8 @@ def test_patch_owners_agree_with_counting_pixels_patch_by_patch(seed):
             window = np.s_[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
             shares = [a[window].mean() for a in alphas]
             expected = int(np.argmax(shares)) if max(shares) > scenes.MIN_COVERAGE else -1
-            assert owners[row, column] == expected or shares[owners[row, column]] == pytest.approx(max(shares), abs=1e-6)
+            owner = owners[row, column]
+            assert owner == expected or shares[owner] == pytest.approx(max(shares), abs=1e-6)
 
 
 def test_an_object_changes_only_pixels_near_its_cell():
