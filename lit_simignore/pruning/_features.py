@@ -10,6 +10,10 @@ from torch import Tensor
 
 from lit_simignore.types import UserError
 
+TEXT_ROWS = ("after_image", "prompt", "question", "options")
+"""What a rule's field ``text`` may ask for: every token of the prompt behind the last visual one, template included, or
+the prompt's spans by role. Never the answer."""
+
 
 class Need(str, Enum):
     """Something beyond the projected visual tokens that a rule reads. A family declares which of these it offers."""

@@ -55,12 +55,16 @@ class LayerwisePruner(StagedPruner):
     keep_ratio: Sequence[float] | None = None
 
     budget_fields: ClassVar[tuple[str, ...]] = ("num_keep", "keep_ratio")
+    adaptive: ClassVar[bool] = True
     default_ratio: ClassVar[tuple[float, ...]] = ()
     """Fractions where neither budget field is given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self).__name__
+        for field in ("layers", *self.budget_fields):
+            if isinstance(getattr(self, field), int | float):
+                raise UserError(f"{name}.{field} takes a list, one entry per drop; got {getattr(self, field)}")
         if self.num_keep is not None and self.keep_ratio is not None:
             raise UserError(
                 f"{name} takes at most one of num_keep, keep_ratio; got {self.num_keep} and {self.keep_ratio}"
@@ -108,9 +112,12 @@ class LayerwisePruner(StagedPruner):
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> LayerwisePruner:
         """A copy whose counts are all multiplied by one factor (none above the original number).
 
-        Counts are whole, so the budget is met to within rounding. ``keep_ratio`` fields stay ratios.
+        Counts are whole, so the budget is met to within rounding. ``final`` needs no ``shape`` where the method adds no
+        tokens of its own: the other counts follow the last one in proportion, as counts.
         """
         check_budget(definition, num_tokens)
+        if definition == "final" and shape is None and not self.adds_tokens:
+            return self._with_last(num_tokens)
         known = require_shape(type(self).__name__, definition, shape)
 
         def spend(factor: float) -> float:
@@ -121,6 +128,21 @@ class LayerwisePruner(StagedPruner):
         smallest = min((count for count in counts if count > 0), default=1.0)
         high = max(1.0, known.num_visual / smallest)
         return self._scaled(solve(type(self).__name__, definition, num_tokens, spend, high), known)
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether more tokens leave a stage than it keeps, so that counts alone do not tell the budget."""
+        return False
+
+    def _with_last(self, num_tokens: float) -> LayerwisePruner:
+        counts: Sequence[float] = self.num_keep if self.num_keep is not None else self.keep_ratio or ()
+        if counts[-1] <= 0:
+            raise UserError(
+                f"{type(self).__name__} keeps nothing at its last layer, so its counts cannot be scaled to a final "
+                f"budget of {num_tokens:g}; give num_keep, one count per layer"
+            )
+        scaled = tuple(round(num_tokens * count / counts[-1]) for count in counts)
+        return replace(self, num_keep=scaled, keep_ratio=None)
 
     def _scaled(self, factor: float, shape: PrefillShape) -> LayerwisePruner:
         if self.num_keep is not None:

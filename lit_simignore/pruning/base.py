@@ -55,6 +55,9 @@ class Pruner(ABC):
     budget_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that each fix how many tokens stay; exactly one of them is set."""
 
+    adaptive: ClassVar[bool] = False
+    """True where none of :attr:`budget_fields` need be set: the rule then finds its own count or has a default."""
+
     def __post_init__(self) -> None:
         if self.positions not in ("original", "renumber"):
             raise UserError(f"{type(self).__name__}.positions must be original or renumber; got {self.positions!r}")
@@ -128,9 +131,6 @@ class CountPruner(Pruner):
     keep_ratio: float | None = None
 
     budget_fields: ClassVar[tuple[str, ...]] = ("num_keep", "keep_ratio")
-
-    adaptive: ClassVar[bool] = False
-    """True where the rule finds its own count when no budget field is set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

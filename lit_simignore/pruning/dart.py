@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_simignore.pruning._features import needed
+from lit_simignore.pruning._features import TEXT_ROWS, needed
 from lit_simignore.pruning._similarity import check_choice
 from lit_simignore.pruning.base import CountPruner, Features, Need
 from lit_simignore.types import Selection, UserError
@@ -36,7 +36,8 @@ class DART(CountPruner):
             ``floor`` lets every pivot take ``int(budget / number of pivots)`` tokens on top of the visual pivots.
         pivot_order: ``norm``: visual pivots by falling norm, then text pivots; ``set``: as CPython iterates a set of
             their places in the prompt.
-        text: which text rows can be pivots: ``after_image`` is every token behind the last visual token.
+        text: which text rows can be pivots: ``after_image`` is every token behind the last visual token;
+            ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
         Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
@@ -59,6 +60,7 @@ class DART(CountPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("DART", "text", self.text, TEXT_ROWS)
         check_choice("DART", "quota", self.quota, ("exact", "floor"))
         check_choice("DART", "pivot_order", self.pivot_order, ("norm", "set"))
         if min(self.pivot_visual, self.pivot_text) < 0 or self.pivot_visual + self.pivot_text == 0:

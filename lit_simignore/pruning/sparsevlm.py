@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_simignore.pruning import _clusters
-from lit_simignore.pruning._features import needed
+from lit_simignore.pruning._features import TEXT_ROWS, needed
 from lit_simignore.pruning._layerwise import LayerStage, LayerwisePruner
 from lit_simignore.pruning._merging import PLACEMENTS, membership, merged_selection
 from lit_simignore.pruning._raters import rater_weights
@@ -42,7 +42,8 @@ class SparseVLM(LayerwisePruner):
         placement: ``in_place`` leaves a merged token where the centre of its group stood; ``appended`` puts all of them
             behind the kept ones, as the release does.
         noise: break ties of density by random numbers (from the sample's key) instead of by order.
-        text: which text rows can be raters: ``after_image`` is every token behind the last visual token.
+        text: which text rows can be raters: ``after_image`` is every token behind the last visual token;
+            ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
         Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", ICML 2025,
@@ -75,10 +76,16 @@ class SparseVLM(LayerwisePruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("SparseVLM", "text", self.text, TEXT_ROWS)
         check_ratio("recycle_ratio", self.recycle_ratio)
         check_choice("SparseVLM", "placement", self.placement, PLACEMENTS)
         if self.tokens_per_cluster < 1:
             raise UserError(f"SparseVLM.tokens_per_cluster must be an integer >= 1; got {self.tokens_per_cluster}")
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Merged tokens come on top of the kept ones."""
+        return self.merge
 
     def stage_at(self, layer: int, budget: dict[str, Any]) -> LayerStage:
         """The drop before ``layer``."""

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_simignore.pruning._features import needed
+from lit_simignore.pruning._features import TEXT_ROWS, needed
 from lit_simignore.pruning._layerwise import LayerStage, LayerwisePruner
 from lit_simignore.pruning._raters import rater_weights
+from lit_simignore.pruning._similarity import check_choice
 from lit_simignore.pruning.base import Features, Need, top_k_ascending
 from lit_simignore.types import Selection, UserError
 
@@ -32,7 +33,8 @@ class SparseVLMPlus(LayerwisePruner):
         num_keep: visual tokens kept at each layer.
         keep_ratio: the same as fractions of the original number; the release's 300, 200, 118 of 576 by default.
         num_heads: heads that count; more than there are counts all (the release fails there).
-        text: which text rows can be raters: ``after_image`` is every token behind the last visual token.
+        text: which text rows can be raters: ``after_image`` is every token behind the last visual token;
+            ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
         Version 2 of the release of arXiv:2410.04417 (SparseVLM), which its paper does not describe. As in the release,
@@ -58,6 +60,7 @@ class SparseVLMPlus(LayerwisePruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("SparseVLMPlus", "text", self.text, TEXT_ROWS)
         if self.num_heads < 1:
             raise UserError(f"SparseVLMPlus.num_heads must be an integer >= 1 (heads that count); got {self.num_heads}")
 
@@ -96,7 +99,6 @@ def rope_prior(query_rope: Tensor, key_rope: Tensor) -> Tensor:
 
 def _rotated_ones(rope: Tensor) -> Tensor:
     cosine, sine = rope.detach().float()
-    half = cosine.shape[-1] // 2
-    signs = torch.ones_like(cosine[0])
-    signs[:half] = -1.0
+    signs = cosine.new_ones(cosine.shape[-1])
+    signs[: len(signs) // 2] = -1.0
     return cosine + signs * sine

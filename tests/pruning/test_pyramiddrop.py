@@ -96,7 +96,16 @@ def test_a_budget_that_the_first_layers_already_exceed_is_refused_with_the_least
     with pytest.raises(UserError, match="PyramidDrop spends at least 144 visual tokens \\(layer_mean\\)"):
         PyramidDrop().with_budget("layer_mean", 100, Shape(num_layers=32, num_visual=576))
     with pytest.raises(UserError, match="pass with_budget\\(..., shape=PrefillShape\\)"):
-        PyramidDrop().with_budget("final", 64)
+        PyramidDrop().with_budget("layer_mean", 64)
+
+
+def test_a_final_budget_without_the_decoder_fixes_the_last_count_and_the_others_in_proportion() -> None:
+    solved = PyramidDrop().with_budget("final", 50)
+    assert solved.num_keep == (200, 100, 50) and solved.keep_ratio is None
+    assert solved.visual_per_layer(150, 32)[7:9] == [150, 150]
+    assert PyramidDrop().with_budget("final", 0).num_keep == (0, 0, 0)
+    with pytest.raises(UserError, match="keeps nothing at its last layer"):
+        PyramidDrop(keep_ratio=(0.5, 0.2, 0.0)).with_budget("final", 9)
 
 
 def test_asking_the_whole_method_for_one_choice_is_refused() -> None:

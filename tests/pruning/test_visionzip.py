@@ -76,7 +76,7 @@ def naive_contextual(features: Features, num_keep: int, contextual: int) -> dict
     return rows
 
 
-@pytest.mark.parametrize(("num_keep", "contextual"), [(1, 1), (5, 2), (8, 1), (20, 6), (29, 5)])
+@pytest.mark.parametrize(("num_keep", "contextual"), [(1, 1), (5, 2), (8, 1), (14, 4), (20, 6), (29, 5)])
 def test_without_the_class_token_the_default_agrees_with_plain_loops(num_keep: int, contextual: int) -> None:
     features = random_image(30, seed=num_keep)
     selection = VisionZip(num_keep=num_keep, contextual_share=contextual / num_keep).choose(features)
