@@ -37,9 +37,9 @@ class Family(ABC):
     column_inputs: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the decoder with one entry per column that :meth:`shortened` shortens."""
 
-    @abstractmethod
     def image_token_id(self, config: Any) -> int | None:
         """Id of the placeholder that stands for one visual token; ``None`` where prompts have no placeholder."""
+        return int(config.image_token_id)
 
     @abstractmethod
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:

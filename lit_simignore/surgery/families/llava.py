@@ -15,10 +15,6 @@ class Llava(Family):
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
-    def image_token_id(self, config: Any) -> int | None:
-        """``config.image_token_id``."""
-        return int(config.image_token_id)
-
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """The vision tower's patch grid once per image; empty where the class token is kept among the patches."""
         side = config.vision_config.image_size // config.vision_config.patch_size
