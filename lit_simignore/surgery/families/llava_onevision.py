@@ -1,0 +1,20 @@
+"""LLaVA-OneVision: like LLaVA-NeXT for a single image; several images of one sample are one tile each."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lit_simignore.pruning.base import Need
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run
+
+
+class LlavaOnevision(Family):
+    """A SigLIP tower (no class token) per tile, a projector, a causal decoder."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
+    offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
+
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
+        """Always empty: newline tokens end the rows of a tiled image, and one ends an image of a single tile."""
+        return ()
