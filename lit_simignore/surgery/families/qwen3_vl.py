@@ -1,0 +1,40 @@
+"""Qwen3-VL: vision features of several depths are added to the hidden states of the first decoder layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lit_simignore.surgery.families._mrope import MultiAxisRope
+from lit_simignore.surgery.rows import ColumnMap
+
+
+class Qwen3VL(MultiAxisRope):
+    """Deepstack: the decoder is given one more set of rows per early layer, which are dropped with their tokens."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
+    column_inputs: ClassVar[frozenset[str]] = frozenset({"visual_pos_masks"})
+
+    def deepstack_layers(self, config: Any) -> int:
+        """One layer per depth of the tower that is handed on."""
+        return len(config.vision_config.deepstack_visual_indexes)
+
+    def shortened(self, inputs: Mapping[str, Any], keep: Tensor, columns: ColumnMap) -> dict[str, Any]:
+        """Which kept columns are visual, and the added rows of these alone (rows lie in batch order, then column)."""
+        visual, rows = inputs.get("visual_pos_masks"), inputs.get("deepstack_visual_embeds")
+        if visual is None or rows is None:
+            return {}
+        visual = visual.to(keep.device)
+        kept = keep[visual]
+        return {
+            "visual_pos_masks": visual.gather(1, columns.index) & columns.valid,
+            "deepstack_visual_embeds": [layer[kept.to(layer.device)] for layer in rows],
+        }
+
+    def load_processor(self, source: str, **hub: Any) -> Any:
+        """The processor without its part for videos, which would need torchvision."""
+        from lit_simignore.surgery.processors import ImagesOnlyQwen3VL
+
+        return ImagesOnlyQwen3VL.from_pretrained(source, **hub)
