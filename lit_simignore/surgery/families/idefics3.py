@@ -1,0 +1,28 @@
+"""Idefics3: an overview of the image, after its tiles if it was large enough to be cut up."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lit_simignore.pruning.base import Need
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run, fixed_grids
+
+
+class Idefics3(Family):
+    """A SigLIP tower (no class token) per tile, pixel shuffle, a causal decoder."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("idefics3",)
+    offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
+
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
+        """One square per image; empty as soon as an image was cut into tiles, which come one after the other.
+
+        Every tile is announced by a token of its own, and the overview, always the last, by the same one in all
+        images: runs announced otherwise are tiles.
+        """
+        if any(run.before != runs[-1].before for run in runs):
+            return ()
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size // config.scale_factor
+        return fixed_grids(runs, side, side)
