@@ -1,0 +1,26 @@
+"""Gemma 3: tokens of one image see each other in both directions; most decoder layers see a window only."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any, ClassVar
+
+from lit_simignore.pruning.base import Need
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run, fixed_grids
+
+
+class Gemma3(Family):
+    """A SigLIP tower (no class token) whose patches are averaged down to a fixed square.
+
+    Masks are made above the decoder, one per type of layer, and are cut there by rows and columns, which keeps the
+    blocks of the images. A prompt longer than the window is refused: dropping would move the window.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
+
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
+        """The same square for every image, and for every crop of pan-and-scan, which counts as an image."""
+        side = isqrt(config.mm_tokens_per_image)
+        return fixed_grids(runs, side, side)

@@ -1,0 +1,21 @@
+"""PaliGemma and PaliGemma 2: image and question see each other in both directions; the answer is causal."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lit_simignore.pruning.base import Need
+from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.runs import Run, fixed_grids
+
+
+class PaliGemma(Family):
+    """A SigLIP tower (no class token), a linear projector; the whole prompt is one bidirectional block."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
+
+    def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
+        """The tower's patch grid once per image."""
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        return fixed_grids(runs, side, side)
