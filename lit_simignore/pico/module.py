@@ -129,7 +129,8 @@ class LitPico(L.LightningModule):
             if batch.rows is not None:
                 found["answers"] = self._row_loss(batch.rows, patches)
         if batch.text is not None:
-            found["text"] = self._row_loss(batch.text, None) * (0.3 if batch.rows is not None else 1.0)
+            main = self.config.text_steps <= int(self.step) < self.config.hard_from
+            found["text"] = self._row_loss(batch.text, None) * (0.3 if main else 1.0)
         return found
 
     def _patch_loss(self, hidden: Tensor, patches: Tensor, colors: Tensor, shapes: Tensor) -> Tensor:

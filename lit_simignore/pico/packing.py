@@ -30,6 +30,9 @@ SLOT_LENGTH = 32
 """Tokens of a slot: the longest question of the generated world, with its answer, fits."""
 TEXT_LENGTH = 48
 """Tokens of a text-only row; its context line makes it longer."""
+CAPTION_SHARE, HARD_CAPTION_SHARE = 0.35, 0.2
+"""Share of scenes whose caption is asked for."""
+HARD_LETTERS_SHARE = 0.15
 TRAIN_NEGATIVES = ("random", "binding", "random", "adversarial", "popular")
 
 MAIN_MIX = {
@@ -56,6 +59,19 @@ EASY_MIX = {
     "color": 0.5,
     "shape": 0.5,
 }
+HARD_MIX = {
+    "existence": 1.2,
+    "open position": 0.5,
+    "open count": 0.3,
+    "open hop": 0.8,
+    "color": 1.3,
+    "shape": 1.3,
+    "position": 1.1,
+    "hop": 1.9,
+    "count": 1.2,
+    "more": 1.0,
+}
+"""For a model that names what it sees: mostly letters, which need the answer and its option brought together."""
 KINDS = ("caption", *MAIN_MIX, "text")
 
 
@@ -122,9 +138,9 @@ def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Asked | None:
     return (question.text, question.answer) if kind.startswith("open ") else choice_message(rng, question)
 
 
-def ask_without_picture(rng: np.random.Generator) -> Asked:
+def ask_without_picture(rng: np.random.Generator, letters_share: float = 0.4) -> Asked:
     """Text-only practice: which letter stands for what, and reading a fact out of the context line."""
-    if rng.random() < 0.4:
+    if rng.random() < letters_share:
         names = [COLOR_NAMES, SHAPE_NAMES, tuple(q.object_name(p) for p in rng.choice(q.NUM_PAIRS, 6, replace=False))]
         pool = [str(x) for x in rng.permutation(names[rng.integers(3)])]
         return choice_message(rng, q.Question(f"Which is {pool[0]}?", pool[0], (), tuple(pool[1:5])))
@@ -179,9 +195,10 @@ def scene_questions(
     return [(message, kind) for message, kind in asked if message is not None]
 
 
-def text_rows(rng: np.random.Generator, count: int) -> Rows:
+def text_rows(rng: np.random.Generator, count: int, letters_share: float = 0.4) -> Rows:
     """``count`` rows of text-only questions."""
-    return pack([[(ask_without_picture(rng), "text") for _ in range(4)] for _ in range(count)], 1, TEXT_LENGTH)
+    asked = [[(ask_without_picture(rng, letters_share), "text") for _ in range(4)] for _ in range(count)]
+    return pack(asked, 1, TEXT_LENGTH)
 
 
 def draw_batch(config: PicoConfig, step: int) -> PicoBatch:
@@ -195,10 +212,11 @@ def draw_batch(config: PicoConfig, step: int) -> PicoBatch:
     stage = step - config.text_steps - config.vision_steps
     if stage < 0:
         return PicoBatch(pixels, colors, shapes, None, None)
-    mix = EASY_MIX if stage < config.easy_steps else MAIN_MIX
-    count = 3 * config.slots
-    asked = [scene_questions(rng, scene, mix, count, config.caption_share) for scene in scenes]
-    text = text_rows(rng, config.text_rows) if config.text_rows else None
+    hard = step >= config.hard_from
+    mix = HARD_MIX if hard else EASY_MIX if stage < config.easy_steps else MAIN_MIX
+    share = HARD_CAPTION_SHARE if hard else CAPTION_SHARE
+    asked = [scene_questions(rng, scene, mix, 3 * config.slots, share) for scene in scenes]
+    text = text_rows(rng, config.text_rows, HARD_LETTERS_SHARE if hard else 0.4) if config.text_rows else None
     return PicoBatch(pixels, colors, shapes, pack(asked, config.slots, SLOT_LENGTH), text)
 
 
