@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from PIL import Image
-from torch import Tensor
+if TYPE_CHECKING:  # what only reads records (the report) needs no torch
+    from PIL import Image
+    from torch import Tensor
 
 ImageSource: TypeAlias = "Path | Image.Image | Callable[[], Image.Image]"
 """A file, a picture in memory, or a function that draws one (never read from a configuration)."""
