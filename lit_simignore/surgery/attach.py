@@ -13,6 +13,7 @@ from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.hooks import Attachment
 from lit_simignore.surgery.spans import Spans
+from lit_simignore.surgery.stages import DECODER_OFFERS
 from lit_simignore.surgery.trace import Trace
 from lit_simignore.types import UserError
 
@@ -80,23 +81,21 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def check_parts(parts: Sequence[object], family: Family) -> tuple[Pruner, ...]:
     """The pruners among ``parts``, each checked against what the family offers."""
-    pruners = []
+    pruners: list[Pruner] = []
     for part in parts:
         if not isinstance(part, Pruner):
             raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
-        if part.stage is not None:
-            raise UserError(
-                f"{type(part).__name__} prunes before decoder layer {part.stage}; only pruners that run before the "
-                "decoder are supported so far: take one without layer_idx"
-            )
-        missing = sorted(need.value for need in part.needs - family.offers)
+        needs = frozenset().union(*(stage.needs for stage in part.stages()))
+        inside = frozenset().union(*(stage.needs for stage in part.stages() if stage.stage is not None))
+        missing = sorted(need.value for need in needs - family.offers - (inside & DECODER_OFFERS))
         if missing:
             raise UserError(
                 f"{type(part).__name__} needs {', '.join(missing)}, which {type(family).__name__} models do not offer"
             )
-        pruners.append(part)
-    _check_alike(pruners, "apply", "drop")
-    _check_alike(pruners, "positions", "original")
+        pruners += part.stages()
+    entry = [pruner for pruner in pruners if pruner.stage is None]
+    _check_alike(entry, "apply", "drop")
+    _check_alike(entry, "positions", "original")
     return tuple(pruners)
 
 

@@ -7,6 +7,7 @@ caller's own; only its class is exchanged, for one that is defined here so that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,16 +44,32 @@ class CacheState:
         owner: the attachment that feeds it.
         entry: columns chosen before the decoder; ``None`` if all stayed.
         stages: columns chosen before decoder layer ``k``, in terms of the entry's slots.
+        memo: the mask behind each stage for the current step, so that it is made once and not by every layer.
     """
 
     owner: Owner
     entry: ColumnMap | None = None
     stages: dict[int, ColumnMap] = field(default_factory=dict)
+    memo: dict[int, tuple[Any, tuple[int, int], Any]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CacheState:
+        return CacheState(self.owner, copy.deepcopy(self.entry, memo), copy.deepcopy(self.stages, memo))
+
+    def __reduce__(self) -> tuple[type[CacheState], tuple[Owner, ColumnMap | None, dict[int, ColumnMap]]]:
+        return (CacheState, (self.owner, self.entry, self.stages))
+
+    @property
+    def stored(self) -> int:
+        """Slots of the prompt in decoder layer 0."""
+        if self.entry is not None:
+            return self.entry.width
+        return next(iter(self.stages.values())).length
 
     def change(self, change: Callable[[ColumnMap], ColumnMap]) -> None:
         """Apply one change to every map."""
         self.entry = None if self.entry is None else change(self.entry)
         self.stages = {layer: change(columns) for layer, columns in self.stages.items()}
+        self.memo.clear()
 
 
 class _Shortened:
@@ -77,10 +94,10 @@ class _Shortened:
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)  # type: ignore[misc]
         state = state_of(self)
-        if state is None or state.entry is None:
+        if state is None:
             return
         # assisted decoding takes back drafts that were part of the prefill
-        too_many = state.entry.width - int(super().get_seq_length())  # type: ignore[misc]
+        too_many = state.stored - int(super().get_seq_length())  # type: ignore[misc]
         if too_many > 0:
             state.change(lambda columns: columns.without_last(too_many))
 

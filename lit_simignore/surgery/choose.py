@@ -38,15 +38,17 @@ class Place:
         slots: what is left of it here.
         call: the trace that receives a stage.
         layer_idx: decoder layer before which it runs; ``None`` before the decoder.
-        enrich: fills in features that only this place knows, given the features, the row, and the slots of the row's
-            visual tokens and text.
+        enrich: fills in features that only this place knows, given the pruner, the features, the row, and the slots of
+            the row's visual tokens and text.
+        entered: visual tokens per sample that entered decoder layer 0; ``None`` where that is still open.
     """
 
     prompt: Prompt
     slots: Slots
     call: CallTrace
     layer_idx: int | None = None
-    enrich: Callable[[Features, int, Tensor, Tensor], Features] | None = None
+    enrich: Callable[[Pruner, Features, int, Tensor, Tensor], Features] | None = None
+    entered: Sequence[int] | None = None
 
 
 def choose_visual(place: Place, rows: Tensor, pruners: Sequence[Pruner]) -> Chosen:
@@ -65,12 +67,12 @@ def choose_visual(place: Place, rows: Tensor, pruners: Sequence[Pruner]) -> Chos
 
 def _run_stage(pruner: Pruner, place: Place, chosen: Chosen) -> None:
     repeats, batch = place.prompt.repeats, chosen.keep.shape[0]
-    stage = StageTrace(type(pruner).__name__, place.layer_idx)
+    stage = StageTrace(type(pruner).__name__.strip("_"), place.layer_idx)
     scope = getattr(pruner, "text", "prompt")
     text = place.slots.text[scope] if Need.TEXT in pruner.needs else torch.zeros_like(chosen.keep)
     columns = [(place.slots.visual[row] & chosen.keep[row]).nonzero()[:, 0] for row in range(0, batch, repeats)]
     features = [
-        _features(place, chosen, sample * repeats, found, text[sample * repeats].nonzero()[:, 0])
+        _features(pruner, place, chosen, sample * repeats, found, text[sample * repeats].nonzero()[:, 0])
         for sample, found in enumerate(columns)
     ]
     for sample, selection in enumerate(_select(pruner, features)):
@@ -81,9 +83,10 @@ def _run_stage(pruner: Pruner, place: Place, chosen: Chosen) -> None:
     place.call.stages.append(stage)
 
 
-def _features(place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tensor) -> Features:
+def _features(pruner: Pruner, place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tensor) -> Features:
     sample = row // place.prompt.repeats
     total = place.call.num_visual[sample]
+    entered = total if place.entered is None else place.entered[sample]
     features = Features(
         visual=chosen.rows[row, visual].detach(),
         text=chosen.rows[row, text].detach(),
@@ -91,9 +94,11 @@ def _features(place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tens
         grids=place.call.grids[sample] if visual.shape[0] == total else (),
         visual_columns=place.slots.place[row, visual],
         text_columns=place.slots.place[row, text],
-        num_input=None if visual.shape[0] == total else total,
+        num_input=None if visual.shape[0] == entered else entered,
     )
-    return features if place.enrich is None else place.enrich(features, row, visual, text)
+    if place.enrich is None or not visual.shape[0]:
+        return features
+    return place.enrich(pruner, features, row, visual, text)
 
 
 def _select(pruner: Pruner, features: Sequence[Features]) -> list[Selection]:

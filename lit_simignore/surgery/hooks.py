@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.pruning.base import Need, Pruner
+from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
@@ -28,6 +29,7 @@ from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
 from lit_simignore.surgery.prompt import Prompt, PromptReader, Slots
 from lit_simignore.surgery.rows import ColumnMap, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
+from lit_simignore.surgery.stages import DecoderRun, LayerStages
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.types import UserError
 
@@ -43,7 +45,9 @@ class Prefill:
         self.entrance = entrance
         self.slots: Slots | None = None
         self.columns: ColumnMap | None = None
+        self.run: DecoderRun | None = None
         self.call: CallTrace | None = None
+        self.num_text: list[int] = []
         self.token: Token[Prefill | None] | None = None
 
 
@@ -58,12 +62,15 @@ class Attachment:
         self, model: nn.Module, decoder: nn.Module, family: Family, pruners: tuple[Pruner, ...], trace: Trace
     ) -> None:
         self.model, self.decoder, self.family, self.pruners, self.trace = model, decoder, family, pruners, trace
+        self.entry = tuple(pruner for pruner in pruners if pruner.stage is None)
+        inside = [pruner for pruner in pruners if pruner.stage is not None]
+        self.stages = LayerStages(decoder, inside, first_allowed=max(1, family.deepstack_layers(model.config)))
         self.owner = Owner()
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
         self.scopes = {getattr(pruner, "text", "prompt") for pruner in pruners if Need.TEXT in pruner.needs}
-        self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in pruners)
-        self.renumbers = any(getattr(pruner, "positions", "original") == "renumber" for pruner in pruners)
+        self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in self.entry)
+        self.renumbers = any(pruner.positions == "renumber" for pruner in self.entry)
         self.entrances = family.entrances(model)
         self._handles: list[Any] = []
         self._names = {module: _argument_names(module) for module in (*self.entrances, decoder)}
@@ -84,10 +91,12 @@ class Attachment:
             planned.append((embedding.register_forward_pre_hook, _note_ids, {}))
         for register, hook, options in planned:  # one by one, so that a failure leaves none behind
             self._handles.append(register(hook, **options))
+        if self.stages:
+            self.stages.install(self._handles.append)
 
     def remove(self) -> None:
         """Take all hooks away; caches that they shortened can be continued only by another attachment."""
-        for handle in self._handles:
+        for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
         self.owner.live = False
@@ -118,9 +127,7 @@ class Attachment:
             inputs |= {} if counted is None else {"position_ids": counted}
         return (), later_inputs(inputs, cache, state.entry, batch, length)
 
-    def _begin(
-        self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]
-    ) -> None:
+    def _begin(self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
         if module is not self.entrances[0] and _PREFILL.get() is not None:
             return  # an outer entrance has seen more of the prompt than this one does
         _refuse_video(inputs)
@@ -196,19 +203,32 @@ class Attachment:
         call, slots = self._open_call(prefill, inputs, embeds)
         if not self.pruners:
             return None
-        chosen = choose_visual(Place(prefill.prompt, slots, call), embeds, self.pruners)
+        changed = self._at_entry(prefill, call, slots, inputs)
+        if not self.stages:
+            return None if changed is None else ((), changed)
+        self._check_window(embeds.shape[1])
+        assert prefill.slots is not None
+        prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots)
+        return (), {**(changed or inputs), RUN: prefill.run}
+
+    def _at_entry(
+        self, prefill: Prefill, call: CallTrace, slots: Slots, inputs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Run the pruners before the decoder; its new arguments, or ``None`` if everything stays as it is."""
+        chosen = choose_visual(Place(prefill.prompt, slots, call), inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
         check_cache(inputs.get("past_key_values"))
-        self._check_window(embeds.shape[1])
-        if not self.masks:
-            check_labels(prefill.prompt, slots, chosen.keep)
+        self._check_window(slots.alive.shape[1])
         if self.masks:
-            inputs, prefill.columns = masked_inputs(chosen, slots, inputs, renumber=self.renumbers)
-            return (), inputs
+            changed, prefill.columns = masked_inputs(chosen, slots, inputs, renumber=self.renumbers)
+            prefill.slots = slots.without(slots.alive & ~chosen.keep)
+            return changed
+        check_labels(prefill.prompt, slots, chosen.keep)
         own = self.family.column_inputs
         short, prefill.columns = shortened_inputs(chosen, slots, inputs, renumber=self.renumbers, known=own)
-        return (), {**short, **self.family.shortened(inputs, chosen.keep, prefill.columns)}
+        prefill.slots = slots.take(prefill.columns)
+        return {**short, **self.family.shortened(inputs, chosen.keep, prefill.columns)}
 
     def _open_call(self, prefill: Prefill, inputs: Mapping[str, Any], embeds: Tensor) -> tuple[CallTrace, Slots]:
         """Learn what is padding, count visual tokens, open the call's trace."""
@@ -218,6 +238,7 @@ class Attachment:
         counts = slots.visual.sum(dim=1).tolist()[:: prompt.repeats]
         runs = visual_runs(slots.visual, prompt.ids, inputs.get("position_ids"))[:: prompt.repeats]
         grids = [self.family.grids(self.model.config, sample) for sample in runs]
+        prefill.num_text = (slots.alive & ~slots.visual).sum(dim=1).tolist()[:: prompt.repeats]
         prefill.slots = slots
         prefill.call = CallTrace(num_visual=counts, grids=grids)
         return prefill.call, slots
@@ -239,17 +260,21 @@ class Attachment:
         if prefill is None or prefill.call is None:
             return None
         self._record(prefill)
-        if prefill.columns is None:
+        inside = None if prefill.run is None else prefill.run.columns
+        if prefill.columns is None and inside is None:
             return None
         as_tuple = isinstance(output, tuple)
         hidden = output[0] if as_tuple else output.last_hidden_state
         found = [part for part in output if isinstance(part, Cache)] if as_tuple else [output.past_key_values]
         if found and found[0] is not None:
             check_cache(found[0])
-            remember(found[0], CacheState(self.owner, prefill.columns))
-        if self.masks:
+            stages = {} if prefill.run is None else prefill.run.maps
+            remember(found[0], CacheState(self.owner, prefill.columns, stages))
+        full = hidden if inside is None else scatter_rows(hidden, inside)
+        if prefill.columns is not None and not self.masks:
+            full = scatter_rows(full, prefill.columns)
+        if full is hidden:
             return None
-        full = scatter_rows(hidden, prefill.columns)
         if as_tuple:
             return (full, *output[1:])
         output.last_hidden_state = full
@@ -257,13 +282,21 @@ class Attachment:
 
     def _record(self, prefill: Prefill) -> None:
         """Close the call's trace with its budgets."""
-        call, slots = prefill.call, prefill.slots
-        assert call is not None and slots is not None
-        text = (slots.alive & ~slots.visual).sum(dim=1).tolist()[:: prefill.prompt.repeats]
-        for row, total in enumerate(call.num_visual):
-            computed = total if self.masks else len(call.kept[row])
-            layers = [computed] * self.shape.num_layers
-            call.budgets.append(decoder_budget(self.shape, layers, total=total, text_tokens=text[row]))
+        call = prefill.call
+        assert call is not None
+        left: dict[int, list[int]] = {}
+        if prefill.run is not None:
+            prefill.run.finish()
+            left = prefill.run.left
+        for sample, total in enumerate(call.num_visual):
+            layers, computed = [], total
+            if self.entry and not self.masks:
+                computed = len(call.stages[len(self.entry) - 1].kept[sample])
+            for layer in range(self.shape.num_layers):
+                computed = left[layer][sample] if layer in left else computed
+                layers.append(computed)
+            budget = decoder_budget(self.shape, layers, total=total, text_tokens=prefill.num_text[sample])
+            call.budgets.append(budget)
         self.trace.calls.append(call)
 
 

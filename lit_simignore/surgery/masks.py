@@ -59,12 +59,13 @@ def prefill_mask(mask: Any, columns: ColumnMap, *, cached: bool) -> Any:
 def gather_mask(mask: Tensor, columns: ColumnMap) -> Tensor:
     """Rows and columns of a 4-D prefill mask. A static cache's spare columns are re-appended as not attended."""
     batch, width = columns.index.shape
+    index, valid = columns.index.to(mask.device), columns.valid.to(mask.device)
     num_keys, heads = mask.shape[-1], mask.shape[1]
     mask = mask.expand(batch, -1, -1, -1)
-    mask = mask.gather(2, columns.index[:, None, :, None].expand(-1, heads, -1, num_keys))
-    mask = mask.gather(3, columns.index[:, None, None, :].expand(-1, heads, width, -1))
+    mask = mask.gather(2, index[:, None, :, None].expand(-1, heads, -1, num_keys))
+    mask = mask.gather(3, index[:, None, None, :].expand(-1, heads, width, -1))
     nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    mask = mask.masked_fill(~columns.valid[:, None, None, :], nothing)
+    mask = mask.masked_fill(~valid[:, None, None, :], nothing)
     spare = num_keys - width if num_keys > columns.length else 0
     return F.pad(mask, (0, spare), value=nothing) if spare else mask
 

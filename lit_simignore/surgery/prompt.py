@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Slots:
         text: ``(B, n)`` bool per text scope, the rows that pruners of that scope compare with.
         original: ``(B, n)`` int64, index among the row's visual tokens of the prompt, where ``visual``.
         place: ``(B, n)`` int64, place in the row's own unpadded, unpruned prompt.
+        query: ``(B,)`` int64, slot of the last token of the prompt (in training: the last one before the answer).
         needed: ``(B, n)`` bool, slots without which a training label could not be predicted; ``None`` without labels.
     """
 
@@ -35,7 +36,26 @@ class Slots:
     text: dict[str, Tensor]
     original: Tensor
     place: Tensor
+    query: Tensor
     needed: Tensor | None = None
+
+    def to(self, device: torch.device) -> Slots:
+        """The same slots on another device, for decoders that are spread over several."""
+        if self.alive.device == device:
+            return self
+        return Slots(
+            visual=self.visual.to(device),
+            alive=self.alive.to(device),
+            text={scope: mask.to(device) for scope, mask in self.text.items()},
+            original=self.original.to(device),
+            place=self.place.to(device),
+            query=self.query.to(device),
+            needed=None if self.needed is None else self.needed.to(device),
+        )
+
+    def without(self, hidden: Tensor) -> Slots:
+        """The same slots with those of ``hidden`` ``(B, n)`` as good as gone: not seen, so not to be chosen from."""
+        return replace(self, visual=self.visual & ~hidden, alive=self.alive & ~hidden)
 
     def take(self, columns: ColumnMap) -> Slots:
         """The slots that a stage left."""
@@ -46,6 +66,7 @@ class Slots:
             text={scope: mask.gather(1, index) & valid for scope, mask in self.text.items()},
             original=self.original.gather(1, index),
             place=self.place.gather(1, index),
+            query=((index == self.query[:, None]) & valid).int().argmax(dim=1),
             needed=None if self.needed is None else self.needed.gather(1, index) & valid,
         )
 
@@ -60,6 +81,7 @@ class Prompt:
         spans: labels of the prompts, if any.
         keys: identity of each row; empty if unknown.
         labels: ``(B, N)`` training labels, if any.
+        length: columns of the prompt itself, where generated or drafted tokens may follow; ``None`` for all.
         ids: ``(B, N)`` int64 token ids, where the caller showed them.
     """
 
@@ -68,6 +90,7 @@ class Prompt:
     spans: Spans | None = None
     keys: tuple[str, ...] = ()
     labels: Tensor | None = None
+    length: int | None = None
     ids: Tensor | None = None
 
     @property
@@ -90,8 +113,20 @@ class Prompt:
             text={scope: self._scored_text(scope, alive) & alive & ~visual for scope in scopes},
             original=visual.long().cumsum(dim=1) - 1,
             place=alive.long().cumsum(dim=1) - 1,
+            query=self._last_token(alive, visual),
             needed=None if self.labels is None else _needed(self.labels.to(alive.device)),
         )
+
+    def _last_token(self, alive: Tensor, visual: Tensor) -> Tensor:
+        """``(B,)`` the last real column of the prompt, and before the first label behind the image."""
+        columns = torch.arange(alive.shape[1], device=alive.device)
+        asked = alive.clone()
+        asked[:, self.length :] = False
+        if self.labels is not None:
+            behind_image = columns > (visual * columns).amax(dim=1, keepdim=True)
+            answers = (self.labels.to(alive.device) != IGNORED_LABEL) & behind_image
+            asked &= answers.long().cumsum(dim=1) == 0
+        return (asked * columns).amax(dim=1)
 
     def _scored_text(self, scope: str, alive: Tensor) -> Tensor:
         if self.spans is None:
@@ -128,8 +163,9 @@ class PromptReader:
         else:
             visual = input_ids == self._image_token_id
         labels = arguments.get("labels")
-        text = self._free_text(input_ids, arguments) if spans is None else torch.zeros_like(visual)
-        return Prompt(visual=visual, text=text, spans=spans, labels=labels, ids=input_ids)
+        length = self._prompt_length(input_ids, arguments) if spans is None else spans.roles.shape[1]
+        text = self._free_text(input_ids, labels, length) if spans is None else torch.zeros_like(visual)
+        return Prompt(visual=visual, text=text, spans=spans, labels=labels, length=length, ids=input_ids)
 
     def from_columns(self, columns: Columns, batch: int, length: int, arguments: Mapping[str, Any]) -> Prompt:
         """Read a prompt whose columns the caller named, for calls that show no ids."""
@@ -150,13 +186,12 @@ class PromptReader:
         keys = tuple(key for key in columns.keys for _ in range(repeats))
         return Prompt(visual=visual, text=text, keys=keys, labels=arguments.get("labels"))
 
-    def _free_text(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    def _free_text(self, input_ids: Tensor, labels: Tensor | None, length: int) -> Tensor:
         """Every token that is not special and cannot be an answer or a draft."""
         text = ~torch.isin(input_ids, self._special_ids.to(input_ids.device))
-        labels = arguments.get("labels")
         if labels is not None:
             text &= labels == IGNORED_LABEL
-        text[:, self._prompt_length(input_ids, arguments) :] = False
+        text[:, length:] = False
         return text
 
     def _prompt_length(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> int:

@@ -53,6 +53,19 @@ class ColumnMap:
         )
 
 
+def compose(first: ColumnMap, second: ColumnMap) -> ColumnMap:
+    """The map of ``second`` after ``first``: slots of the second in terms of the first's original columns."""
+    valid = first.valid.gather(1, second.index) & second.valid
+    shifts = [part.shift for part in (first, second) if part.shift is not None]
+    return ColumnMap(
+        index=first.index.gather(1, second.index),
+        valid=valid,
+        length=first.length,
+        all_valid=second.all_valid and first.all_valid,
+        shift=sum(shifts[1:], shifts[0]) if shifts else None,
+    )
+
+
 def keep_columns(keep: Tensor) -> ColumnMap:
     """The map that drops every column not in ``keep`` ``(B, N)`` bool."""
     width = int(keep.sum(dim=1).max())
@@ -70,14 +83,14 @@ def hide_columns(visible: Tensor) -> ColumnMap:
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     """Columns ``index`` ``(B, n)`` of ``values`` ``(B or 1, N, ...)``, as ``(B, n, ...)``."""
-    values = values.expand(index.shape[0], *values.shape[1:])
+    values, index = values.expand(index.shape[0], *values.shape[1:]), index.to(values.device)
     wide = index.view(*index.shape, *([1] * (values.ndim - 2)))
     return values.gather(1, wide.expand(*index.shape, *values.shape[2:]))
 
 
 def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
     """Columns ``index`` ``(B, n)`` of positions ``(..., B or 1, N)``, as ``(..., B, n)``."""
-    lead = positions.shape[:-2]
+    lead, index = positions.shape[:-2], index.to(positions.device)
     positions = positions.expand(*lead, index.shape[0], positions.shape[-1])
     return positions.gather(-1, index.expand(*lead, *index.shape))
 
@@ -85,7 +98,7 @@ def gather_positions(positions: Tensor, index: Tensor) -> Tensor:
 def scatter_rows(values: Tensor, columns: ColumnMap) -> Tensor:
     """Undo :func:`gather_rows`: ``(B, n, ...)`` back to ``(B, N, ...)`` with zeros where a column was dropped."""
     full = values.new_zeros(values.shape[0], columns.length, *values.shape[2:])
-    wide = columns.index.view(*columns.index.shape, *([1] * (values.ndim - 2)))
+    wide = columns.index.to(values.device).view(*columns.index.shape, *([1] * (values.ndim - 2)))
     # padding slots point at columns that are dropped in their row, so what they write there is the zero they carry
-    kept = values * columns.valid.view(*columns.valid.shape, *([1] * (values.ndim - 2))).to(values.dtype)
+    kept = values * columns.valid.view(*columns.valid.shape, *([1] * (values.ndim - 2))).to(values)
     return full.scatter(1, wide.expand_as(values), kept)

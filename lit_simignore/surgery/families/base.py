@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import AutoProcessor
 
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.rows import ColumnMap
@@ -36,6 +35,9 @@ class Family(ABC):
 
     column_inputs: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the decoder with one entry per column that :meth:`shortened` shortens."""
+
+    processor: ClassVar[str] = ""
+    """Class in ``surgery.processors`` that takes the place of transformers' own; empty for ``AutoProcessor``."""
 
     def image_token_id(self, config: Any) -> int | None:
         """Id of the placeholder that stands for one visual token; ``None`` where prompts have no placeholder."""
@@ -111,7 +113,13 @@ class Family(ABC):
 
     def load_processor(self, source: str, **hub: Any) -> Any:
         """The processor of the checkpoint at ``source``; ``hub`` are keyword arguments for ``from_pretrained``."""
-        return AutoProcessor.from_pretrained(source, **hub)
+        if not self.processor:
+            from transformers import AutoProcessor
+
+            return AutoProcessor.from_pretrained(source, **hub)
+        from lit_simignore.surgery import processors
+
+        return getattr(processors, self.processor).from_pretrained(source, **hub)
 
     def complete_processor(self, processor: Any, config: Any) -> None:  # noqa: B027 - most files are complete
         """Fill in what old processor files leave out. Nothing by default."""

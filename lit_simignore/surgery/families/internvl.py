@@ -13,6 +13,7 @@ class InternVL(Family):
     """A tower with a class token whose patches are merged four to one, so its attention has no place on the tokens."""
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    processor: ClassVar[str] = "ImagesOnlyInternVL"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
@@ -26,9 +27,3 @@ class InternVL(Family):
             for size, patch in zip(vision.image_size, vision.patch_size, strict=True)
         )
         return ((rows, cols),) * len(runs) if all(run.length == rows * cols for run in runs) else ()
-
-    def load_processor(self, source: str, **hub: Any) -> Any:
-        """The processor without its part for videos, which would need torchvision."""
-        from lit_simignore.surgery.processors import ImagesOnlyInternVL
-
-        return ImagesOnlyInternVL.from_pretrained(source, **hub)

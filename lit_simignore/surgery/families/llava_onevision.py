@@ -13,6 +13,7 @@ class LlavaOnevision(Family):
     """A SigLIP tower (no class token) per tile, a projector, a causal decoder."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
+    processor: ClassVar[str] = "ImagesOnlyLlavaOnevision"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:

@@ -13,6 +13,7 @@ class Mistral3(Family):
     """A Pixtral tower (no class token) that merges 2 x 2 patches; row ends are text and always stay."""
 
     model_types: ClassVar[tuple[str, ...]] = ("mistral3",)
+    processor: ClassVar[str] = "ImagesOnlyPixtral"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
@@ -26,9 +27,3 @@ class Mistral3(Family):
                     return ()
                 rows = []
         return tuple(grids)
-
-    def load_processor(self, source: str, **hub: Any) -> Any:
-        """A processor that does not need torchvision."""
-        from lit_simignore.surgery.processors import ImagesOnlyPixtral
-
-        return ImagesOnlyPixtral.from_pretrained(source, **hub)

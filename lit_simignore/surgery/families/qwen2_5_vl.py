@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lit_simignore.surgery.families._mrope import MultiAxisRope
 
@@ -11,9 +11,4 @@ class Qwen25VL(MultiAxisRope):
     """Any resolution; see :class:`~lit_simignore.surgery.families._mrope.MultiAxisRope`."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
-
-    def load_processor(self, source: str, **hub: Any) -> Any:
-        """The processor without its part for videos, which would need torchvision."""
-        from lit_simignore.surgery.processors import ImagesOnlyQwen25VL
-
-        return ImagesOnlyQwen25VL.from_pretrained(source, **hub)
+    processor: ClassVar[str] = "ImagesOnlyQwen25VL"

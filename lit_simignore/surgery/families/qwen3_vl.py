@@ -15,6 +15,7 @@ class Qwen3VL(MultiAxisRope):
     """Deepstack: the decoder is given one more set of rows per early layer, which are dropped with their tokens."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
+    processor: ClassVar[str] = "ImagesOnlyQwen3VL"
     column_inputs: ClassVar[frozenset[str]] = frozenset({"visual_pos_masks"})
 
     def deepstack_layers(self, config: Any) -> int:
@@ -32,9 +33,3 @@ class Qwen3VL(MultiAxisRope):
             "visual_pos_masks": visual.gather(1, columns.index) & columns.valid,
             "deepstack_visual_embeds": [layer[kept.to(layer.device)] for layer in rows],
         }
-
-    def load_processor(self, source: str, **hub: Any) -> Any:
-        """The processor without its part for videos, which would need torchvision."""
-        from lit_simignore.surgery.processors import ImagesOnlyQwen3VL
-
-        return ImagesOnlyQwen3VL.from_pretrained(source, **hub)

@@ -1,0 +1,166 @@
+"""A way into single attention modules: see the queries and keys of one layer, or change what its kernel is given.
+
+One name is registered with transformers' attention interface. A module is switched to it by a shallow copy of its own
+configuration, so every other layer, the masks, the vision tower and whatever is saved keep theirs. What a call needs
+travels with it as a keyword argument: gradient checkpointing recomputes layers in other threads, where context
+variables would be gone.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lit_simignore.surgery.masks import attends
+from lit_simignore.types import UserError
+
+IMPLEMENTATION = "lit_simignore"
+RUN = "lit_simignore_run"
+"""Keyword argument that carries the prefill's :class:`Observer` into every layer."""
+
+TAP = "_lit_simignore_tap"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heads:
+    """What one attention module computed for one prefill.
+
+    Args:
+        query: ``(B, H, n, d)`` queries after rotation.
+        key: ``(B, G, n, d)`` keys after rotation, G dividing H.
+        mask: as the kernel gets it: ``None`` (plainly causal), 2-D padding, or 4-D bool or additive.
+        scaling: factor of the logits.
+        causal: whether ``None`` and 2-D masks mean causal attention.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scaling: float
+    causal: bool = True
+
+    def probabilities(self, row: int, queries: Tensor) -> Tensor:
+        """``(H, R, n)`` float32 softmax over all slots that the queries ``(R,)`` of batch row ``row`` may see."""
+        heads, groups = self.query.shape[1], self.key.shape[1]
+        asked = self.query[row][:, queries].detach().float().unflatten(0, (groups, heads // groups))
+        logits = torch.einsum("ghrd,gnd->ghrn", asked, self.key[row].detach().float()).flatten(0, 1) * self.scaling
+        seen = self._seen(row, queries)
+        if seen is not None:
+            logits = logits.masked_fill(~seen, float("-inf"))
+        return logits.softmax(dim=-1)
+
+    def _seen(self, row: int, queries: Tensor) -> Tensor | None:
+        """``(1 or H, R, n)`` bool."""
+        num_slots = self.key.shape[2]
+        if self.mask is not None and self.mask.ndim == 4:
+            mask = self.mask[row if self.mask.shape[0] > 1 else 0]
+            return attends(mask[:, queries, :num_slots])
+        if not self.causal and self.mask is None:
+            return None
+        seen = torch.ones(len(queries), num_slots, dtype=torch.bool, device=queries.device)
+        if self.causal:
+            seen = torch.arange(num_slots, device=queries.device) <= queries[:, None]
+        if self.mask is not None:
+            seen = seen & self.mask[row, :num_slots].bool()
+        return seen[None]
+
+
+class Observer(Protocol):
+    """What a tapped attention module reports to."""
+
+    probing: bool
+    """True while a module is asked for its queries and keys alone: its kernel is then skipped."""
+
+    def observe(self, layer_idx: int, heads: Heads) -> None:
+        """Receive queries and keys. May be called again when a layer is recomputed."""
+
+
+@dataclass(slots=True)
+class Tap:
+    """What a tapped module remembers: the configuration that it had."""
+
+    config: Any
+
+
+def install_tap(attention: nn.Module) -> Callable[[], None]:
+    """Switch one attention module to this file's function; returns how to undo it.
+
+    Raises:
+        UserError: the module does not look its kernel up by configuration.
+    """
+    config = getattr(attention, "config", None)
+    if getattr(config, "_attn_implementation", None) is None or hasattr(attention, TAP):
+        raise UserError(
+            f"{type(attention).__name__} cannot be observed: it does not choose its attention by configuration"
+        )
+    setattr(attention, TAP, Tap(config))
+    attention.config = copy.copy(config)
+    attention.config._attn_implementation_internal = IMPLEMENTATION  # type: ignore[union-attr]
+
+    def undo() -> None:
+        attention.config = config
+        delattr(attention, TAP)
+
+    return undo
+
+
+def tapped_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The registered function: report, then do what the module would have done."""
+    observer: Observer | None = kwargs.pop(RUN, None)
+    if observer is not None:
+        _check_kernel(kwargs)
+        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        causal = bool(getattr(module, "is_causal", True))
+        observer.observe(layer, Heads(query, key[:, :, : query.shape[2]], attention_mask, scaling, causal))
+        if observer.probing:
+            return torch.zeros_like(query.transpose(1, 2)), None
+    return call_original(module, query, key, value, attention_mask, **kwargs)
+
+
+def call_original(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Attention by the implementation that the module had before it was tapped."""
+    config = getattr(module, TAP).config
+    name = config._attn_implementation
+    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager_of(module))
+    # flash attention reads the name off the module's configuration to load its kernel
+    caller = _WithConfig(module, config) if "flash" in name else module
+    return kernel(caller, query, key, value, attention_mask, **kwargs)
+
+
+class _WithConfig:
+    """A module, except for its configuration."""
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self.__dict__.update(_module=module, config=config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    for cls in type(module).__mro__:
+        function = getattr(sys.modules.get(cls.__module__), "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise UserError(f"no eager attention stands beside {type(module).__name__}; load the model with sdpa")
+
+
+def _check_kernel(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("softcap") is not None:
+        raise UserError("attention with soft-capped logits cannot be read; use a rule that needs no attention")
+
+
+AttentionInterface.register(IMPLEMENTATION, tapped_attention)
