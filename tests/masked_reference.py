@@ -70,3 +70,61 @@ def num_hooks(model: Any) -> int:
         len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
         for module in model.modules()
     )
+
+
+class HiddenFromLayers:
+    """The untouched model, except that from given layers on some prompt columns are hidden from attention.
+
+    Args:
+        model: not attached.
+        hidden: for every first layer, ``(B, N)`` bool of the columns that are hidden from there on.
+    """
+
+    def __init__(self, model: Any, hidden: dict[int, Tensor]) -> None:
+        self.model, self.hidden, self.handles = model, hidden, []
+
+    def __enter__(self) -> HiddenFromLayers:
+        for number, layer in enumerate(self.model.get_decoder().layers):
+            starts = [start for start in self.hidden if start <= number]
+            if starts:
+                hook = self._hook(self.hidden[max(starts)], number)
+                self.handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, hidden: Tensor, number: int) -> Any:
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            rows, cache, mask = args[0], kwargs.get("past_key_values"), kwargs.get("attention_mask")
+            batch, queries = rows.shape[:2]
+            past = int(cache.get_seq_length(number)) if cache is not None else 0
+            keys = mask.shape[-1] if mask is not None else past + queries
+            seen = torch.ones(batch, 1, 1, keys, dtype=torch.bool)
+            seen[:, 0, 0, : hidden.shape[1]] = ~hidden.repeat_interleave(batch // hidden.shape[0], 0)
+            causal = torch.arange(keys) <= (torch.arange(queries) + past)[:, None]
+            if mask is None:
+                mask = causal[None, None]
+                if self.model.get_decoder().config._attn_implementation == "eager":
+                    mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(rows.dtype).min)
+            least = torch.finfo(rows.dtype).min
+            mask = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, least)
+            return args, {**kwargs, "attention_mask": mask}
+
+        return before
+
+
+def hidden_by_stage(inputs: dict[str, Any], trace: Any) -> dict[int, Tensor]:
+    """For :class:`HiddenFromLayers`: what every stage inside the decoder dropped."""
+    columns = visual_columns_of(inputs["input_ids"])
+    found = {}
+    for stage in trace.stages:
+        if stage.layer_idx is None:
+            continue
+        hidden = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        for row, kept in enumerate(stage.kept):
+            hidden[row, columns[row]] = True
+            hidden[row, columns[row][kept]] = False
+        found[stage.layer_idx] = hidden
+    return found

@@ -121,7 +121,8 @@ class Prompt:
         """``(B,)`` the last real column of the prompt, and before the first label behind the image."""
         columns = torch.arange(alive.shape[1], device=alive.device)
         asked = alive.clone()
-        asked[:, self.length :] = False
+        if self.length is not None:
+            asked[:, self.length :] = False
         if self.labels is not None:
             behind_image = columns > (visual * columns).amax(dim=1, keepdim=True)
             answers = (self.labels.to(alive.device) != IGNORED_LABEL) & behind_image

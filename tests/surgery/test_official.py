@@ -11,6 +11,7 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_simignore.pruning.base import Features, Pruner
+from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.columns import visual_columns
@@ -110,3 +111,26 @@ def test_dropping_and_masking_give_the_released_logits(reference, seed, apply):
     assert float((logits - reference.tensors["simignore_last_logits"]).abs().max()) < 1e-4
     assert float((logits - reference.tensors["dense_last_logits"]).abs().max()) > 1e-3
     assert len(trace.kept[0]) == reference.constants["simignore_keep"]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_fastv_gives_the_released_logits(reference, attention):
+    constants, model = reference.constants, reference.model()
+    model.set_attn_implementation(attention)
+    rule = FastV(layer_idx=constants["fastv_layer"], num_keep=constants["fastv_keep"])
+    with torch.no_grad(), attach(model, rule), visual_columns(reference.columns()):
+        logits = model(inputs_embeds=reference.tensors["inputs_embeds"], logits_to_keep=1).logits[:, -1]
+    assert float((logits - reference.tensors["fastv_last_logits"]).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("apply", ["drop", "mask"])
+def test_both_halves_of_the_released_run_give_its_logits(reference, seed, apply):
+    """The released "Simignore" run: the similarity mask at the input, then FastV inside the decoder."""
+    constants, model = reference.constants, reference.model()
+    rule = WithText(RULES[seed], reference.tensors["text_embeds"])
+    rule.apply = apply
+    fastv = FastV(layer_idx=constants["fastv_layer"], num_keep=constants["fastv_keep"])
+    with torch.no_grad(), attach(model, rule, fastv) as trace, visual_columns(reference.columns()):
+        logits = model(inputs_embeds=reference.tensors["inputs_embeds"], logits_to_keep=1).logits[:, -1]
+    assert float((logits - reference.tensors["simignore_then_fastv_last_logits"]).abs().max()) < 1e-4
+    assert [len(stage.kept[0]) for stage in trace.stages] == [constants["simignore_keep"], constants["fastv_keep"]]
