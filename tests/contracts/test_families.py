@@ -16,9 +16,8 @@ from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.families import FAMILIES, family_of
-from lit_simignore.types import UserError
 from tests.masked_reference import IMAGE_ID, distance, generate, num_hooks, visible_mask
-from tests.tiny_families import BUILDERS, FIRST_WORD, ONE_IMAGE_EACH, FamilyBatch, tiny_family, tiny_family_batch
+from tests.tiny_families import BUILDERS, FIRST_WORD, FamilyBatch, tiny_family, tiny_family_batch
 
 TOLERANCE = 1e-4
 NAMES = sorted(BUILDERS)

@@ -125,5 +125,12 @@ class Family(ABC):
         """Fill in what old processor files leave out. Nothing by default."""
 
 
+def one_turn(image: str, between: str = "", after: str = "") -> str:
+    """A chat template of one message without roles: ``image`` per image, ``between``, the text, ``after``."""
+    images = "{% for c in messages[0].content if c.type == 'image' %}" + image + "{% endfor %}"
+    texts = "{% for c in messages[0].content if c.type == 'text' %}{{ c.text }}{% endfor %}"
+    return images + between + texts + "{{ '" + after.replace("\n", "\\n") + "' }}"
+
+
 def _text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)

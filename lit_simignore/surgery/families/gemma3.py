@@ -18,6 +18,7 @@ class Gemma3(Family):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    processor: ClassVar[str] = "GroupedGemma3"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:

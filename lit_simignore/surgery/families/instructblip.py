@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lit_simignore.pruning.base import Need
-from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.families.base import Family, one_turn
 from lit_simignore.surgery.runs import Run
 from lit_simignore.types import UserError
 
@@ -19,11 +19,13 @@ class InstructBlip(Family):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("instructblip",)
+    processor: ClassVar[str] = "TemplatedInstructBlip"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
 
     def check(self, model: nn.Module) -> None:
         """Refuse the members with an encoder-decoder (FLAN-T5), whose visual tokens never enter a decoder."""
-        if not model.config.use_decoder_only_language_model:
+        config: Any = model.config
+        if not config.use_decoder_only_language_model:
             raise UserError(
                 "InstructBLIP with an encoder-decoder language model (FLAN-T5) has no visual tokens in its decoder; "
                 "take a checkpoint with a decoder-only one, such as Salesforce/instructblip-vicuna-7b"
@@ -39,4 +41,9 @@ class InstructBlip(Family):
 
     def embedding(self, model: nn.Module) -> nn.Module | None:
         """The language model's table."""
-        return model.get_input_embeddings()  # type: ignore[no-any-return, operator]
+        return model.get_input_embeddings()  # type: ignore[operator]
+
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """The checkpoints have no chat template: the image, then the bare text."""
+        if processor.chat_template is None:
+            processor.chat_template = one_turn(processor.image_token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from lit_simignore.pruning.base import Need
-from lit_simignore.surgery.families.base import Family
+from lit_simignore.surgery.families.base import Family, one_turn
 from lit_simignore.surgery.runs import Run, fixed_grids
 
 
@@ -13,9 +13,15 @@ class PaliGemma(Family):
     """A SigLIP tower (no class token), a linear projector; the whole prompt is one bidirectional block."""
 
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    processor: ClassVar[str] = "TemplatedPaliGemma"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """The tower's patch grid once per image."""
         side = config.vision_config.image_size // config.vision_config.patch_size
         return fixed_grids(runs, side, side)
+
+    def complete_processor(self, processor: Any, config: Any) -> None:
+        """The checkpoints have no chat template: images, the begin token, the text, a newline."""
+        if processor.chat_template is None:
+            processor.chat_template = one_turn(processor.image_token, f"{processor.tokenizer.bos_token}", "\n")
