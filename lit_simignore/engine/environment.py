@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-_PACKAGES = ("lit_simignore", "torch", "transformers", "lightning", "numpy", "pillow")
+_PACKAGES = ("torch", "transformers", "lightning", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a number; CUDA's too where torch was built with it."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "lit_simignore": _own_version()}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -23,6 +24,11 @@ def versions() -> dict[str, str]:
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
     return found
+
+
+def _own_version() -> str:
+    """From the package itself, which may run from a checkout without being installed."""
+    return str(getattr(sys.modules.get(__name__.split(".")[0]), "__version__", "unknown"))
 
 
 def hardware(device: torch.device, num_devices: int = 1) -> dict[str, str | int | float]:

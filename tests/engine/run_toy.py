@@ -1,0 +1,33 @@
+"""``python -m tests.engine.run_toy FOLDER DEVICES [DIES_AT RANK SIGNAL]``: the toy run as a program of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from lit_simignore.engine.evaluate import evaluate
+from tests.engine.toys import BASELINE, STRIDE, Toy, model_and_processor, settings
+
+SIZE = 41
+
+
+def main(folder: str, devices: str, dies_at: str = "0", dying_rank: str = "0", number: str = "9") -> None:
+    """Run, and let one process die by a signal when it parses an output, unless it was restarted."""
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    seen: list[str] = []
+
+    def on_parse(output: str, sample: object) -> None:
+        seen.append(output)
+        if not restarted and rank == dying_rank and len(seen) == int(dies_at):
+            os.kill(os.getpid(), signal.Signals(int(number)))
+
+    chosen = settings(devices=devices if devices == "auto" else int(devices), timeout_hours=0.02)
+    benchmark = Toy(size=SIZE, on_parse=on_parse)
+    evaluate(*model_and_processor(), benchmark, (BASELINE, STRIDE), Path(folder), chosen)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,205 @@
+"""The loop by itself, as in a notebook: what it asks the model, what it records, and what a failure costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lit_simignore.data.datamodule import SampleDataModule
+from lit_simignore.engine import evaluator as module
+from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
+from lit_simignore.engine.generation import Answers, Prompts
+from lit_simignore.metrics.patches import needed_recall
+from lit_simignore.surgery.attach import attach
+from lit_simignore.surgery.prepare import prepare
+from lit_simignore.types import Method, Prediction, Role, Sample, Segment, UserError
+from tests.engine.toys import BASELINE, STRIDE, Toy, model_and_processor
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+
+
+def answered(
+    *methods: Method, benchmark: Toy | None = None, samples: Any = None, model: Any = None, **options: Any
+) -> list[Prediction]:
+    """What the loop records, without a run folder."""
+    benchmark = benchmark or Toy(size=5)
+    tiny, processor = model_and_processor()
+    lit = LitEvaluator(model or tiny, processor, benchmark, methods or (STRIDE, BASELINE), **options)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.test(lit, SampleDataModule(benchmark.load() if samples is None else samples, batch_size=4), verbose=False)
+    return lit.predictions
+
+
+def by_key(records: list[Prediction]) -> dict[tuple[str, str], Prediction]:
+    return {(record.sample_id, record.method): record for record in records}
+
+
+def test_the_baseline_comes_first_in_every_batch() -> None:
+    records = answered()
+    assert [record.method for record in records] == ["baseline"] * 4 + ["stride"] * 4 + ["baseline", "stride"]
+    mixed = [STRIDE, BASELINE, Method("z", STRIDE.parts)]
+    assert [method.name for method in baseline_first(mixed)] == ["baseline", "stride", "z"]
+
+
+def test_outputs_are_those_of_greedy_generation_with_the_parts_attached() -> None:
+    model, processor = model_and_processor()
+    samples = [sample for sample in Toy(size=5).load() if sample.sample_id in ("q0", "q1", "q2", "q3")]
+    found = by_key(answered(samples=samples))
+    for method in (BASELINE, STRIDE):
+        for sample in samples:  # one by one, hence without padding
+            inputs, spans = prepare(processor, [sample])
+            with attach(model, *method.parts, spans=spans):
+                ids = model.generate(**inputs, do_sample=False, max_new_tokens=3)
+            text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            assert found[sample.sample_id, method.name].output == text.strip()
+
+
+def test_a_record_says_what_was_spent_and_scored() -> None:
+    record = by_key(answered(detailed=["q1"]))["q1", "stride"]
+    sample = Toy(size=5).load()[1]
+    assert (record.num_visual_tokens, record.num_kept, record.batch_size) == (16, 4, 4)
+    assert (record.prompt, record.answer, record.kind) == (sample.prompt, "A", "odd")
+    assert record.latency_ms > 0
+    assert record.parsed == record.output.split()[0]
+    assert record.score == float(len(record.parsed) % 2 == 0)
+    budget = record.extra["budget"]
+    assert isinstance(budget, dict)
+    assert (budget["total"], budget["input"], budget["final"]) == (16, 4, 4)
+    assert record.kept is not None
+    assert record.needed_recall == needed_recall(record.kept, sample.needed, [(4, 4)])
+    assert record.extra["grids"] == [[4, 4]]
+
+
+def test_a_text_only_sample_among_others_is_answered() -> None:
+    text = Sample("text", (Segment("What colour ?", Role.QUESTION),), answer="A")
+    found = by_key(answered(samples=[*Toy(size=3).load(), text]))
+    assert found["text", "stride"].error is None
+    assert found["text", "stride"].num_visual_tokens == 0
+
+
+def test_a_sample_that_the_processor_refuses_fails_alone() -> None:
+    broken = Sample("broken", (Segment("What <image> ?", Role.QUESTION),), answer="A")
+    found = by_key(answered(samples=[*Toy(size=3).load(), broken]))
+    assert {key[0] for key, record in found.items() if record.error} == {"broken"}
+    assert "'broken'" in str(found["broken", "baseline"].error)
+    assert found["q0", "stride"].batch_size == 3
+
+
+def test_logits_that_are_no_numbers_are_the_error_of_their_row() -> None:
+    model, _ = model_and_processor()
+
+    def spoil(layer: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        if logits.shape[0] > 2:
+            logits[1, -1, 7] = float("nan")
+        return logits
+
+    model.lm_head.register_forward_hook(spoil)
+    records = answered(BASELINE, model=model)
+    assert [record.error is None for record in records] == [True, False, True, True, True]
+    assert "NaN" in str(records[1].error)
+    assert records[1].score is None
+    assert records[1].output == ""
+
+
+def failing(real: Callable[..., Answers], fails: Callable[[Prompts], bool]) -> Callable[..., Answers]:
+    def answer(model: Any, processor: Any, prompts: Prompts, parts: Any, max_new_tokens: int) -> Answers:
+        if fails(prompts):
+            raise RuntimeError(f"out of memory\nwith {len(prompts.samples)}")
+        return real(model, processor, prompts, parts, max_new_tokens)
+
+    return answer
+
+
+def test_a_batch_that_fails_is_tried_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = by_key(answered())
+    monkeypatch.setattr(module, "answer", failing(module.answer, lambda prompts: len(prompts.samples) > 1))
+    found = by_key(answered())
+    assert {record.batch_size for record in found.values()} == {1}
+    assert {key: record.output for key, record in found.items()} == {key: r.output for key, r in expected.items()}
+
+
+def test_only_the_sample_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_bad = failing(module.answer, lambda prompts: any(sample.sample_id == "q2" for sample in prompts.samples))
+    monkeypatch.setattr(module, "answer", is_bad)
+    found = by_key(answered())
+    assert {key[0] for key, record in found.items() if record.error} == {"q2"}
+    assert found["q2", "stride"].error == "RuntimeError: out of memory with 1"
+
+
+def test_raising_instead_of_recording_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken_picture(sample: Sample) -> Sample:
+        return dataclasses.replace(sample, images=(lambda: 1,)) if sample.sample_id == "q2" else sample  # type: ignore[arg-type, return-value]
+
+    with pytest.raises(UserError, match="sample 'q2' under baseline: an image function must return"):
+        answered(benchmark=Toy(size=3, change=broken_picture), on_error="raise")
+    monkeypatch.setattr(module, "answer", failing(module.answer, lambda prompts: True))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answered(on_error="raise")
+
+
+class Generous(Toy):
+    """Scores above 1."""
+
+    def score(self, parsed: str | None, sample: Sample) -> float | None:
+        return 2.0 if sample.sample_id == "q1" else None
+
+
+def test_a_benchmark_that_misbehaves_costs_the_sample_not_the_run() -> None:
+    def on_parse(output: str, sample: Sample) -> None:
+        if sample.sample_id == "q0":
+            raise KeyError("no such letter")
+
+    records = by_key(answered(BASELINE, benchmark=Generous(size=3, on_parse=on_parse)))
+    assert records["q0", "baseline"].error == "KeyError: 'no such letter'"
+    assert "got 2.0" in str(records["q1", "baseline"].error)
+    assert records["q1", "baseline"].output
+    assert (records["q2", "baseline"].error, records["q2", "baseline"].score) == (None, None)
+
+
+def test_a_batch_begun_is_run_whole_and_a_failed_sample_alone() -> None:
+    model, processor = model_and_processor()
+    lit = LitEvaluator(model, processor, Toy(), [BASELINE])
+    data = SampleDataModule(Toy(size=4).load(), batch_size=4)
+    (batch,) = data.test_dataloader()
+    lit.done = {("q0", "baseline"): True, ("q1", "baseline"): False}
+    lit.test_step(batch, 0)
+    assert {record.sample_id: record.batch_size for record in lit.predictions} == {"q1": 4, "q2": 4, "q3": 4}
+    lit.predictions.clear()
+    lit.done = {**{(f"q{i}", "baseline"): True for i in range(4)}, ("q1", "baseline"): False}
+    lit.test_step(batch, 0)
+    assert {record.sample_id: record.batch_size for record in lit.predictions} == {"q1": 1}
+
+
+def test_a_model_that_is_placed_already_is_not_moved() -> None:
+    model, processor = model_and_processor()
+    model.hf_device_map = {"": "cpu"}
+    lit = LitEvaluator(model, processor, Toy(), [BASELINE])
+    assert lit.vlm is model
+    assert list(lit.parameters()) == []
+
+
+def test_what_cannot_be_evaluated_is_refused() -> None:
+    model, processor = model_and_processor()
+    with pytest.raises(UserError, match="at least one method"):
+        LitEvaluator(model, processor, Toy(), [])
+    with pytest.raises(UserError, match="'stride' came twice"):
+        LitEvaluator(model, processor, Toy(), [STRIDE, STRIDE])
+    with pytest.raises(UserError, match="record, raise; got 'ignore'"):
+        LitEvaluator(model, processor, Toy(), [BASELINE], on_error="ignore")
