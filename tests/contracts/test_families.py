@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import warnings
 from functools import cache
@@ -12,11 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.families import FAMILIES, family_of
-from tests.masked_reference import IMAGE_ID, distance, generate, num_hooks, visible_mask
+from lit_simignore.types import UserError
+from tests.family_reference import features_of, forward_positions, hidden_generate
+from tests.masked_reference import (
+    HiddenFromLayers,
+    distance,
+    generate,
+    hidden_by_stage,
+    num_hooks,
+    visible_mask,
+)
 from tests.tiny_families import BUILDERS, FIRST_WORD, FamilyBatch, tiny_family, tiny_family_batch
 
 TOLERANCE = 1e-4
@@ -86,7 +95,7 @@ def test_visual_columns_are_those_that_the_model_fills(name, size):
         handle.remove()
     words = model.get_input_embeddings()(batch.inputs["input_ids"])
     filled = (seen["inputs_embeds"] != words).any(-1)
-    assert torch.equal(seen["inputs_embeds"][filled], _features(model, batch))
+    assert torch.equal(seen["inputs_embeds"][filled], features_of(model, batch))
     assert torch.equal(filled, batch.inputs["input_ids"] == family_of(model.config).image_token_id(model.config))
     assert trace.num_visual == filled.sum(1).tolist() == batch.num_visual
 
@@ -112,7 +121,7 @@ def test_a_rule_sees_the_projected_tokens_of_its_own_sample(name):
         model(**batch.inputs)
     ids = batch.inputs["input_ids"]
     words = model.get_input_embeddings()(ids)
-    for row, features in enumerate(_features(model, batch).split(batch.num_visual)):
+    for row, features in enumerate(features_of(model, batch).split(batch.num_visual)):
         text = words[row, ids[row] >= FIRST_WORD]
         if len(features):
             assert trace.kept[row].tolist() == rule.select(features, _with_separators(model, ids[row], text)).tolist()
@@ -125,15 +134,6 @@ def _with_separators(model: Any, ids: Tensor, text: Tensor) -> Tensor:
     special = family_of(model.config).special_token_ids(model)
     chosen = torch.tensor([int(token) not in special for token in ids])
     return model.get_input_embeddings()(ids[chosen]) if bool(chosen.any()) else text
-
-
-def _features(model: Any, batch: FamilyBatch) -> Tensor:
-    """``(sum of visual tokens, D)`` projected visual tokens in batch order, by the model's own encoder."""
-    owner = model.base_model if hasattr(model.base_model, "get_image_features") else model
-    asked = inspect.signature(owner.get_image_features).parameters
-    given = {name: value for name, value in batch.inputs.items() if name in asked and name != "kwargs"}
-    features = owner.get_image_features(**given, return_dict=True).pooler_output
-    return torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in features])
 
 
 # -- keeping everything
@@ -165,7 +165,7 @@ def test_dropping_equals_hiding_in_the_prefill(name, attention, size, pruner):
     with attach(model, PRUNERS[pruner]) as trace:
         logits = model(**batch.inputs).logits
     mask = visible_mask(batch.inputs, trace.kept)
-    expected = model(**batch.inputs | {"attention_mask": mask, "position_ids": _forward_positions(model, batch)}).logits
+    expected = model(**batch.inputs | {"attention_mask": mask, "position_ids": forward_positions(model, batch)}).logits
     seen = mask.bool()
     assert [len(kept) for kept in trace.kept] == [round(total / 2) for total in batch.num_visual]
     assert logits.shape == expected.shape
@@ -179,7 +179,7 @@ def test_dropping_equals_hiding_over_eight_greedy_steps(name, attention, size, p
     with attach(model, PRUNERS[pruner]) as trace:
         sequences, logits, cache = generate(model, batch.inputs)
     mask = visible_mask(batch.inputs, trace.kept)
-    expected_sequences, expected = _hidden_generate(model, batch, mask)
+    expected_sequences, expected = hidden_generate(model, batch, mask)
     plain = generate(model, batch.inputs)[1]
     assert torch.equal(sequences, expected_sequences)
     assert torch.equal(sequences[:, : batch.length], batch.inputs["input_ids"])
@@ -189,36 +189,32 @@ def test_dropping_equals_hiding_over_eight_greedy_steps(name, attention, size, p
     assert {cache.get_seq_length(layer) for layer in range(len(cache.layers))} == {stored}
 
 
-def _counted(batch: FamilyBatch) -> Tensor:
-    mask = batch.inputs["attention_mask"]
-    return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
+# -- dropping inside the decoder
 
 
-def _rope_index(model: Any, batch: FamilyBatch) -> Tensor:
-    asked = inspect.signature(model.base_model.get_rope_index).parameters
-    return model.base_model.get_rope_index(**{k: v for k, v in batch.inputs.items() if k in asked})[0]
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("name", NAMES)
+def test_dropping_before_and_inside_the_decoder_equals_hiding_from_there_on(name, attention):
+    model, batch = model_of(name, attention), batch_of(name, "ragged")
+    parts = RandomTokens(keep_ratio=0.75), FastV(layer_idx=2, keep_ratio=0.5)
+    with attach(model, *parts) as trace:
+        sequences, logits, cache = generate(model, batch.inputs)
+    mask = visible_mask(batch.inputs, trace.stages[0].kept)
+    entry = hidden_generate(model, batch, mask)[1]
+    with HiddenFromLayers(model, hidden_by_stage(batch.inputs, trace)):
+        expected_sequences, expected = hidden_generate(model, batch, mask)
+    assert torch.equal(sequences, expected_sequences)
+    assert distance(logits, expected) < TOLERANCE
+    assert distance(logits, entry) > 0.01, "the stage changed nothing, so nothing was tested"
+    lengths = [int(cache.get_seq_length(layer)) for layer in range(len(cache.layers))]
+    assert lengths[0] == lengths[1] > lengths[2] == lengths[3]
 
 
-def _forward_positions(model: Any, batch: FamilyBatch) -> Tensor:
-    """The positions that forward gives the whole prompt by itself."""
-    if hasattr(model.base_model, "get_rope_index"):
-        return _rope_index(model, batch)
-    first = 1 if model.config.model_type == "paligemma" else 0
-    return torch.arange(first, first + batch.length)[None]
-
-
-def _hidden_generate(model: Any, batch: FamilyBatch, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Eight greedy steps of the untouched model with columns hidden, at the positions of the whole prompt."""
-    if model.config.model_type == "instructblip":
-        return _hidden_instructblip(model, batch, mask)
-    many_axes = hasattr(model.base_model, "get_rope_index")
-    positions = _rope_index(model, batch) if many_axes else _counted(batch)
-    return generate(model, batch.inputs | {"attention_mask": mask, "position_ids": positions})[:2]
-
-
-def _hidden_instructblip(model: Any, batch: FamilyBatch, mask: Tensor) -> tuple[Tensor, Tensor]:
-    ids = batch.inputs["input_ids"]
-    embeds = model.get_input_embeddings()(ids)
-    embeds[ids == IMAGE_ID] = _features(model, batch)
-    inputs = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": _counted(batch)}
-    return generate(model.language_model, {**inputs, "input_ids": ids})[:2]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_comes_after_the_layers_that_add_vision_features(name):
+    model = model_of(name)
+    depth = family_of(model.config).deepstack_layers(model.config)
+    assert depth == (2 if name == "qwen3_vl" else 0)
+    if depth:
+        with pytest.raises(UserError, match="this decoder takes 2 to 3"), attach(model, FastV(layer_idx=1, num_keep=2)):
+            pass
