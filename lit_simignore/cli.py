@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -22,6 +23,9 @@ from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.pico.config import PicoConfig
 from lit_simignore.pruning import PRUNERS
 from lit_simignore.types import UserError
+
+if TYPE_CHECKING:
+    from lit_simignore.engine.settings import EvaluationSettings
 
 FAILED, BAD_CONFIGURATION, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -83,7 +87,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 def _eval(assignments: Sequence[str], only_config: bool) -> None:
     asked = compose_evaluation(assignments)
     if only_config:
-        print(OmegaConf.to_yaml(OmegaConf.create(asked.resolved)), end="")
+        print(to_yaml(asked.resolved), end="")
     elif asked.config.compare:
         _compare(*asked.config.compare)
     else:
@@ -91,15 +95,45 @@ def _eval(assignments: Sequence[str], only_config: bool) -> None:
 
 
 def _evaluate(asked: Evaluation) -> None:
-    from lit_simignore.engine.evaluate import EvaluationSettings, evaluate
+    if asked.config.logger.name != "none":
+        raise ConfigError("logger", f"{asked.config.logger.name} is not connected yet: logger=none; see the run folder")
+    from lit_simignore.engine.evaluate import evaluate
     from lit_simignore.report.html import write_report
     from lit_simignore.report.table import render_table
 
     model, processor = load_model(asked.config.model)
-    summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, EvaluationSettings())
+    if asked.config.overwrite or not (asked.run_dir / "manifest.json").exists():
+        _save_config(asked)  # so that a killed run can be understood; not over that of another run, which is refused
+    settings = evaluation_settings(asked)
+    summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings)
+    _save_config(asked)
     if _is_main_process():
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
+
+
+def evaluation_settings(asked: Evaluation) -> EvaluationSettings:
+    """The engine's settings from the configuration."""
+    from lit_simignore.engine.evaluate import EvaluationSettings, TimingPlan
+
+    trainer = plain(asked.config.trainer)
+    return EvaluationSettings(
+        **{name: value for name, value in trainer.items() if name != "name"},
+        model_name=asked.config.model.name,
+        benchmark_name=asked.config.benchmark["name"],
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        seed=asked.config.seed,
+        overwrite=asked.config.overwrite,
+        report_samples=asked.config.report.samples,
+        efficiency=TimingPlan(**plain(asked.config.efficiency)) if asked.config.efficiency.samples else None,
+    )
+
+
+def _save_config(asked: Evaluation) -> None:
+    from lit_simignore.engine.atomic import write_text
+
+    if _is_main_process():
+        write_text(asked.run_dir / "config.yaml", to_yaml(asked.resolved))
 
 
 def _compare(run_a: str, run_b: str) -> None:
@@ -118,7 +152,7 @@ def _train(assignments: Sequence[str], only_config: bool) -> None:
         came = "nothing to train was named" if config.task is None else f"unknown task {config.task!r}"
         raise ConfigError("task", f"{came}; so far there is only the bundled model: python train.py experiment=pico")
     if only_config:
-        print(OmegaConf.to_yaml(OmegaConf.create(plain(config))), end="")
+        print(to_yaml(plain(config)), end="")
         return
     from lit_simignore.pico.train import train
 
@@ -214,6 +248,11 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError):
         return FAILED, f"error: {one_line(error)}"
     return FAILED, f"error: {type(error).__name__}: {one_line(error)} (--traceback shows where)"
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lit_simignore import cli
+from lit_simignore.config.evaluation import compose_evaluation
 from lit_simignore.pico.config import Alignment, PicoConfig
 from lit_simignore.types import UserError
 
@@ -135,3 +136,75 @@ def test_compare_pairs_two_saved_runs(tmp_path: Path, capsys: Printed) -> None:
     assert cli.eval_main([f"compare=[{a},{b}:nothing]"]) == 1
     assert "FOLDER:METHOD" in capsys.readouterr().err
     assert cli.eval_main([f"compare=[{a},{tmp_path / 'c'}]"]) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A small run of the bundled model, and the arguments that made it."""
+    if not (Path(cli.__file__).parent / "assets" / "pico" / "config.json").is_file():
+        pytest.skip("the bundled model is not trained yet")
+    runs = tmp_path_factory.mktemp("runs")
+    argv = [
+        f"run.dir={runs}", "run.name=one", "methods=[baseline,simignore]", "benchmark.limit=3", "efficiency.samples=0",
+        "report.samples=1", "trainer.batch_size=2", "trainer.progress=false", "trainer.accelerator=cpu",
+    ]
+    assert cli.eval_main(argv) == 0
+    return runs / "one", argv
+
+
+def test_a_run_prints_the_table_and_says_where_the_report_is(finished: tuple[Path, list[str]], capsys: Printed) -> None:
+    folder, argv = finished
+    before = sorted(path.name for path in folder.glob("predictions-*"))
+    assert cli.eval_main(argv) == 0
+    out = capsys.readouterr().out
+    assert "\nbaseline " in out
+    assert "\nsimignore " in out
+    assert out.endswith(f"report: {folder / 'report.html'}\n")
+    assert (folder / "report.html").is_file()
+    assert sorted(path.name for path in folder.glob("predictions-*")) == before, "nothing was left to compute"
+
+
+def test_a_run_saves_the_configuration_that_gives_it_again(finished: tuple[Path, list[str]], capsys: Printed) -> None:
+    folder, argv = finished
+    capsys.readouterr()
+    assert cli.eval_main(["--cfg", f"experiment={folder / 'config.yaml'}"]) == 0
+    assert capsys.readouterr().out == (folder / "config.yaml").read_text(encoding="utf-8")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["run"]["model"], summary["run"]["benchmark"]) == ("pico", "shapesqa")
+    assert [method["name"] for method in summary["methods"]] == ["baseline", "simignore"]
+
+
+def test_another_run_in_the_same_folder_is_refused_and_leaves_its_configuration_alone(
+    finished: tuple[Path, list[str]], capsys: Printed
+) -> None:
+    folder, argv = finished
+    saved = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert cli.eval_main([*argv, "method.simignore.keep_ratio=0.25"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == saved
+
+
+def test_every_setting_reaches_the_engine() -> None:
+    argv = [
+        "trainer.devices=2", "trainer.strategy=ddp", "trainer.batch_size=3", "trainer.max_new_tokens=4", "seed=5",
+        "trainer.on_error=raise", "trainer.timeout_hours=1", "overwrite=true", "report.samples=6",
+        "trainer.precision=bf16-mixed", "trainer.num_workers=1", "trainer.num_nodes=2", "trainer.progress=false",
+        "efficiency.repeats=7",
+    ]
+    settings = cli.evaluation_settings(compose_evaluation(argv))
+    expected = {
+        "devices": 2, "strategy": "ddp", "batch_size": 3, "max_new_tokens": 4, "seed": 5, "on_error": "raise",
+        "timeout_hours": 1.0, "overwrite": True, "report_samples": 6, "precision": "bf16-mixed", "num_workers": 1,
+        "num_nodes": 2, "progress": False, "model_name": "pico", "benchmark_name": "shapesqa",
+    }
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert settings.efficiency is not None
+    assert (settings.efficiency.samples, settings.efficiency.repeats) == (16, 7)
+    assert cli.evaluation_settings(compose_evaluation(["efficiency.samples=0"])).efficiency is None
+
+
+def test_a_missing_adapter_is_one_line(finished: tuple[Path, list[str]], capsys: Printed, tmp_path: Path) -> None:
+    _, argv = finished
+    assert cli.eval_main([*argv, f"model.adapter={tmp_path}"]) == 1
+    out, err = capsys.readouterr()
+    assert "error: cannot put the adapter" in err

@@ -72,10 +72,10 @@ def _default_name(resolved: Mapping[str, Any], data: Mapping[str, object]) -> st
     """Changes with the model, the data and the decoding, and with nothing else: other methods join the same run."""
     model, benchmark, trainer = resolved["model"], resolved["benchmark"], resolved["trainer"]
     identity = {
-        "model": model,
+        "model": {key: value for key, value in model.items() if key not in ("device_map", "trust_remote_code")},
         "benchmark": benchmark,
         "data": plain(data),
-        "decoding": [trainer["max_new_tokens"], trainer["precision"], resolved["seed"]],
+        "decoding": [trainer["max_new_tokens"], trainer["precision"]],
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug(model['name'])}-{benchmark['name']}-{digest}"
@@ -97,6 +97,7 @@ def _check(config: EvalConfig) -> None:
         ("efficiency.samples", config.efficiency.samples, 0),
         ("efficiency.batch_size", config.efficiency.batch_size, 1),
         ("efficiency.repeats", config.efficiency.repeats, 1),
+        ("efficiency.decode_tokens", config.efficiency.decode_tokens, 1),
     ):
         if value is not None and value < least:
             raise ConfigError(key, f"expected at least {least}, got {value}")

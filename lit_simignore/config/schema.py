@@ -31,6 +31,13 @@ class Quantization(str, Enum):
     BITS4 = "4bit"
 
 
+class OnError(str, Enum):
+    """What happens to a sample that fails."""
+
+    RECORD = "record"
+    RAISE = "raise"
+
+
 class BudgetDefinition(str, Enum):
     """What a number in ``budgets`` counts. Every result states all of them whichever is chosen."""
 
@@ -48,7 +55,7 @@ class ModelConfig:
         name: a file of configs/model/, or anything with a slash: a Hugging Face id or a local folder.
         path: pico, pico-unaligned, a Hugging Face id or a local folder; the file given by name sets it.
         revision: branch, tag or commit of a Hugging Face id.
-        dtype: floating-point type of the weights; auto takes the checkpoint's.
+        dtype: floating-point type of the weights; auto takes the checkpoint's, and float32 without an accelerator.
         device_map: spread one model over devices (auto, balanced, ...); null puts it on the trainer's device.
         attn_implementation: sdpa, eager, flash_attention_2, ...; null lets transformers choose.
         quantization: load the weights quantized (needs bitsandbytes and a GPU).
@@ -74,26 +81,30 @@ class TrainerConfig:
     Args:
         name: a file of configs/trainer/.
         accelerator: auto, cpu, gpu, ... as Lightning's Trainer takes it.
-        devices: how many devices, a list of their numbers, or auto for all there are; under torchrun, torchrun says.
+        devices: how many devices, or auto: all there are, or those that torchrun started.
         num_nodes: how many machines.
         strategy: Lightning's strategy; auto is ddp on several devices.
+        timeout_hours: how long processes wait for the slowest one.
         precision: Lightning's precision; null computes in the type of the weights.
         batch_size: samples that are answered together on one device.
         num_workers: processes per device that open images; 0 opens them in the main process.
         max_new_tokens: tokens generated at most per answer; null takes the benchmark's.
-        progress: show a progress bar.
+        progress: show progress bars.
+        on_error: record a failing sample as its own error and go on, or raise.
     """
 
     name: str = "auto"
     accelerator: str = "auto"
-    devices: int | list[int] | str = 1
+    devices: int | str = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    timeout_hours: float = 24.0
     precision: str | None = None
     batch_size: int = 16
     num_workers: int = 0
     max_new_tokens: int | None = None
     progress: bool = True
+    on_error: OnError = OnError.RECORD
 
 
 @dataclass(kw_only=True)
@@ -136,11 +147,13 @@ class EfficiencyConfig:
         samples: samples that are timed; 0 leaves the pass out.
         batch_size: samples per timed batch.
         repeats: timed rounds over these samples, after one that is not counted.
+        decode_tokens: tokens generated after the first one.
     """
 
     samples: int = 16
     batch_size: int = 1
     repeats: int = 3
+    decode_tokens: int = 8
 
 
 @dataclass(kw_only=True)
@@ -175,7 +188,7 @@ class EvalConfig:
         run: where the run is written.
         overwrite: throw away what the run folder holds and start anew, instead of continuing.
         compare: two runs, each FOLDER or FOLDER:METHOD, to compare on their common samples; nothing else is run.
-        seed: seed of everything random outside the methods, which have their own.
+        seed: seed of the bootstrap intervals; answers are greedy, and random methods have a seed of their own.
     """
 
     experiment: str | None = None

@@ -17,7 +17,9 @@ FILES = {
     "configs/trainer/auto.yaml": "batch_size: 4\nnum_workers: 1\n",
     "configs/trainer/many.yaml": "devices: 8\nbatch_sise: 2\n",
     "configs/logger/none.yaml": "{}\n",
-    "experiments/fast/config.yaml": "model: large\ntrainer: {batch_size: 5}\nmethods: [baseline]\nseed: ${trainer.batch_size}\n",
+    "experiments/fast/config.yaml": (
+        "model: large\ntrainer: {batch_size: 5}\nmethods: [baseline]\nseed: ${trainer.batch_size}\n"
+    ),
     "experiments/fast/other.yaml": "trainer: {num_workers: x}\n",
     "experiments/bad/config.yaml": "- a\n- b\n",
     "experiments/torn/config.yaml": "a: [1\n",

@@ -68,16 +68,20 @@ def test_a_benchmark_without_its_file_is_bad_configuration_before_anything_is_lo
 
 def test_the_run_folder_changes_with_model_data_and_decoding_and_with_nothing_else() -> None:
     same = name_of()
-    for assignment in ("methods=[baseline]", "trainer.devices=2", "budgets=[8]", "report.samples=0", "overwrite=true"):
+    for assignment in (
+        "methods=[baseline]", "trainer.devices=2", "budgets=[8]", "report.samples=0", "overwrite=true", "seed=3",
+    ):
         assert name_of(assignment) == same
-    others = ["model=pico-unaligned", "benchmark.limit=5", "benchmark.seed=1", "trainer.max_new_tokens=3", "model.dtype=auto"]
+    others = [
+        "model=pico-unaligned", "model.dtype=auto", "benchmark.limit=5", "benchmark.seed=1", "trainer.max_new_tokens=3",
+    ]
     assert len({same, *map(name_of, others)}) == 1 + len(others)
     assert name_of("run.name=mine") == "mine"
 
 
 def test_the_saved_configuration_gives_the_same_run_again(tmp_path: Path) -> None:
     first = compose_evaluation(
-        ["methods=[baseline,simignore@text=options,stride]", "method.simignore.num_keep=9", "benchmark.limit=4", "seed=7"]
+        ["methods=[baseline,simignore@text=options,stride]", "method.simignore.num_keep=9", "benchmark.limit=4"]
     )
     path = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.create(first.resolved), path)
@@ -91,6 +95,6 @@ def test_the_saved_configuration_is_plain() -> None:
     resolved = compose_evaluation(["model.dtype=bfloat16", "benchmark.limit=2"]).resolved
     assert resolved["model"]["dtype"] == "bfloat16"
     assert type(resolved["model"]["dtype"]) is str
-    assert resolved["benchmark"] == {"name": "shapesqa", "limit": 2, **{k: resolved["benchmark"][k] for k in ("tasks", "num_scenes", "seed")}}
+    assert resolved["benchmark"].items() >= {"name": "shapesqa", "limit": 2, "seed": 999}.items()
     assert resolved["method"]["simignore"] == {"simignore": {"keep_ratio": 0.5}}
     assert not {"experiment", "overwrite", "compare"} & set(resolved)

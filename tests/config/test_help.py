@@ -24,7 +24,8 @@ from lit_simignore.pico.config import PicoConfig
 from lit_simignore.pruning import PRUNERS
 
 SECTIONS = [
-    EvalConfig, TrainKeys, ModelConfig, TrainerConfig, LoggerConfig, ReportConfig, EfficiencyConfig, RunConfig, PicoConfig,
+    EvalConfig, TrainKeys, ModelConfig, TrainerConfig, LoggerConfig, ReportConfig, EfficiencyConfig, RunConfig,
+    PicoConfig,
 ]
 EXTENSIONS = {**PRUNERS(), **INTERVENTIONS(), **BENCHMARKS()}
 
