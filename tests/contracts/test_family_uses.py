@@ -106,6 +106,20 @@ def test_a_loop_without_positions_equals_generate(name):
             assert distance(output.logits[:, -1], logits[:, step + 1]) < 2e-4
 
 
+def test_a_loop_over_the_forward_of_instructblip_equals_its_generate():
+    model, batch = case(OWN_GENERATE)
+    images = {key: value for key, value in batch.inputs.items() if key.startswith(("pixel", "qformer"))}
+    mask = batch.inputs["attention_mask"]
+    with torch.no_grad(), attach(model, HALF):
+        _, logits, _ = generate(model, batch.inputs, tokens=3)
+        output = model(**batch.inputs)
+        for step in range(2):
+            mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.long)], 1)
+            token, cache = output.logits[:, -1:].argmax(-1), output.language_model_outputs.past_key_values
+            output = model(**images, input_ids=token, attention_mask=mask, past_key_values=cache)
+            assert distance(output.logits[:, -1], logits[:, step + 1]) < 2e-4
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_generating_without_a_cache_keeps_the_same_tokens(name):
     if name == OWN_GENERATE:
