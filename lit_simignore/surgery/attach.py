@@ -15,6 +15,7 @@ from lit_simignore.surgery.hooks import Attachment
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.stages import DECODER_OFFERS
 from lit_simignore.surgery.trace import Trace
+from lit_simignore.surgery.vision import VISION_OFFERS
 from lit_simignore.types import UserError
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
@@ -46,7 +47,8 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     base = unwrap(model)
     family = family_of(base.config)
     family.check(base)
-    pruners = check_parts(parts, family)
+    tower = family.vision(base)
+    pruners = check_parts(parts, family, family.offers | (VISION_OFFERS if tower is not None else frozenset()))
     check_text(pruners, spans)
     decoder = family.decoder(base)
     if decoder in _ATTACHED:
@@ -79,19 +81,24 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_parts(parts: Sequence[object], family: Family) -> tuple[Pruner, ...]:
-    """The pruners among ``parts``, each checked against what the family offers."""
+def check_parts(parts: Sequence[object], family: Family, offers: frozenset[Need]) -> tuple[Pruner, ...]:
+    """The single drops that ``parts`` are made of, each checked against what there is to read where it runs.
+
+    Args:
+        parts: what the user gave.
+        family: for messages.
+        offers: what rules before the decoder may read.
+    """
     pruners: list[Pruner] = []
     for part in parts:
         if not isinstance(part, Pruner):
             raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
-        needs = frozenset().union(*(stage.needs for stage in part.stages()))
-        inside = frozenset().union(*(stage.needs for stage in part.stages() if stage.stage is not None))
-        missing = sorted(need.value for need in needs - family.offers - (inside & DECODER_OFFERS))
-        if missing:
-            raise UserError(
-                f"{type(part).__name__} needs {', '.join(missing)}, which {type(family).__name__} models do not offer"
-            )
+        for stage in part.stages():
+            there = offers if stage.stage is None else (offers - VISION_OFFERS) | DECODER_OFFERS
+            missing = sorted(need.value for need in stage.needs - there)
+            if missing:
+                name = type(family).__name__
+                raise UserError(f"{type(part).__name__} needs {', '.join(missing)}, which {name} models do not offer")
         pruners += part.stages()
     entry = [pruner for pruner in pruners if pruner.stage is None]
     _check_alike(entry, "apply", "drop")

@@ -85,13 +85,30 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Tap:
-    """What a tapped module remembers: the configuration that it had."""
+    """What a tapped module remembers: the configuration that it had, and who listens if the call does not say."""
 
     config: Any
+    observer: Observer | None = None
 
 
-def install_tap(attention: nn.Module) -> Callable[[], None]:
-    """Switch one attention module to this file's function; returns how to undo it.
+class TapHandle:
+    """Undoes a tap by :meth:`remove`, like the handles of hooks."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        self._attention = attention
+
+    def remove(self) -> None:
+        """Give the module back its own configuration."""
+        self._attention.config = getattr(self._attention, TAP).config
+        delattr(self._attention, TAP)
+
+
+def install_tap(attention: nn.Module, observer: Observer | None = None) -> TapHandle:
+    """Switch one attention module to this file's function.
+
+    Args:
+        attention: looks its kernel up by its configuration, as all of transformers' do.
+        observer: who listens where calls do not carry an observer, as in vision towers.
 
     Raises:
         UserError: the module does not look its kernel up by configuration.
@@ -101,26 +118,22 @@ def install_tap(attention: nn.Module) -> Callable[[], None]:
         raise UserError(
             f"{type(attention).__name__} cannot be observed: it does not choose its attention by configuration"
         )
-    setattr(attention, TAP, Tap(config))
-    attention.config = copy.copy(config)
-    attention.config._attn_implementation_internal = IMPLEMENTATION  # type: ignore[union-attr]
-
-    def undo() -> None:
-        attention.config = config
-        delattr(attention, TAP)
-
-    return undo
+    setattr(attention, TAP, Tap(config, observer))
+    own: Any = copy.copy(config)
+    own._attn_implementation_internal = IMPLEMENTATION
+    attention.config = own
+    return TapHandle(attention)
 
 
 def tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The registered function: report, then do what the module would have done."""
-    observer: Observer | None = kwargs.pop(RUN, None)
+    observer: Observer | None = kwargs.pop(RUN, None) or getattr(module, TAP).observer
     if observer is not None:
         _check_kernel(kwargs)
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        layer = int(getattr(module, "layer_idx", -1))
         causal = bool(getattr(module, "is_causal", True))
         observer.observe(layer, Heads(query, key[:, :, : query.shape[2]], attention_mask, scaling, causal))
         if observer.probing:

@@ -31,6 +31,7 @@ from lit_simignore.surgery.rows import ColumnMap, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
 from lit_simignore.surgery.trace import CallTrace, Trace
+from lit_simignore.surgery.vision import VISION_OFFERS, VisionTaps
 from lit_simignore.types import UserError
 
 VISION_INPUTS = ("pixel_values", "pixel_values_images", "image_patches")
@@ -69,6 +70,9 @@ class Attachment:
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
         self.scopes = {getattr(pruner, "text", "prompt") for pruner in pruners if Need.TEXT in pruner.needs}
+        read = frozenset().union(*(pruner.needs for pruner in self.entry)) & VISION_OFFERS
+        tower = family.vision(model) if read else None
+        self.vision = None if tower is None else VisionTaps(tower, read)
         self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in self.entry)
         self.renumbers = any(pruner.positions == "renumber" for pruner in self.entry)
         self.entrances = family.entrances(model)
@@ -91,6 +95,8 @@ class Attachment:
             planned.append((embedding.register_forward_pre_hook, _note_ids, {}))
         for register, hook, options in planned:  # one by one, so that a failure leaves none behind
             self._handles.append(register(hook, **options))
+        if self.vision is not None:
+            self.vision.install(self._handles.append)
         if self.stages:
             self.stages.install(self._handles.append)
 
@@ -99,6 +105,8 @@ class Attachment:
         for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
+        if self.vision is not None:
+            self.vision.forget()
         self.owner.live = False
 
     # -- the model
@@ -215,7 +223,11 @@ class Attachment:
         self, prefill: Prefill, call: CallTrace, slots: Slots, inputs: dict[str, Any]
     ) -> dict[str, Any] | None:
         """Run the pruners before the decoder; its new arguments, or ``None`` if everything stays as it is."""
-        chosen = choose_visual(Place(prefill.prompt, slots, call), inputs["inputs_embeds"], self.entry)
+        enrich = None
+        if self.vision is not None and any(call.num_visual):
+            enrich = self.vision.enrich(slots.visual.long().sum(dim=1).tolist(), slots)
+        place = Place(prefill.prompt, slots, call, enrich=enrich)
+        chosen = choose_visual(place, inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
         check_cache(inputs.get("past_key_values"))

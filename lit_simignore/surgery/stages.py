@@ -115,13 +115,13 @@ class LayerStages:
         Args:
             note: receives every handle (with ``remove()``) as soon as it exists.
         """
-        layers = self.decoder.layers
+        layers: Any = self.decoder.layers
         for layer in sorted(self.wanted | self._probed):
-            note(_Undo(install_tap(layers[layer].self_attn)))  # type: ignore[index, union-attr]
-        for layer in range(min(self.by_layer), len(layers)):  # type: ignore[arg-type]
-            note(layers[layer].register_forward_pre_hook(self._hook(layer), with_kwargs=True))  # type: ignore[index]
+            note(install_tap(layers[layer].self_attn))
+        for layer in range(min(self.by_layer), len(layers)):
+            note(layers[layer].register_forward_pre_hook(self._hook(layer), with_kwargs=True))
         if any(Need.INPUT_EMBEDDINGS in part.needs for group in self.by_layer.values() for part in group):
-            note(layers[0].register_forward_pre_hook(_note_rows, with_kwargs=True))  # type: ignore[index]
+            note(layers[0].register_forward_pre_hook(_note_rows, with_kwargs=True))
 
     def begin(self, prompt: Prompt, call: CallTrace, slots: Slots) -> DecoderRun:
         """A run for a prefill whose ``slots`` enter layer 0."""
@@ -221,7 +221,7 @@ class LayerStages:
         run.probing = True
         try:
             with torch.no_grad():
-                module.self_attn(hidden_states=module.input_layernorm(hidden), **inputs)  # type: ignore[operator, union-attr]
+                module.self_attn(hidden_states=module.input_layernorm(hidden), **inputs)  # type: ignore[union-attr]
         finally:
             run.probing = False
 
@@ -295,13 +295,6 @@ class _Enrich:
         assert rows is not None
         text = start.text.get(scope, torch.zeros_like(start.alive))
         return rows[row, start.visual[row].to(rows.device)], rows[row, text[row].to(rows.device)]
-
-
-class _Undo:
-    """A handle like those of hooks."""
-
-    def __init__(self, undo: Callable[[], None]) -> None:
-        self.remove = undo
 
 
 def _note_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

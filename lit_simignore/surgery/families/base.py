@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.surgery.runs import Run
+from lit_simignore.surgery.vision import VisionTower
 
 TOKEN_ID_FIELDS = (
     "bos_token_id",
@@ -55,6 +56,10 @@ class Family(ABC):
     def decoder(self, model: nn.Module) -> nn.Module:
         """The text decoder: it receives ``inputs_embeds`` in which image rows are already projected."""
         return model.get_decoder()  # type: ignore[operator]
+
+    def vision(self, model: nn.Module) -> VisionTower | None:
+        """Where rules find class-token attention, keys and unprojected rows; ``None`` if they do not line up."""
+        return None
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have no odd members
         """Refuse a model of the family that cannot be handled. Nothing by default.
