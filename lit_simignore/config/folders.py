@@ -22,7 +22,8 @@ _ROOTS = (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "lit
 
 def options(group: str) -> dict[str, Path]:
     """The files of ``configs/<group>/`` by the name that chooses them, sorted."""
-    return dict(sorted((path.stem, path) for path in _files(f"configs/{group}/*.yaml")))
+    found = {path.stem: path for path in _files(f"configs/{group}/*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def experiments() -> dict[str, Path]:

@@ -117,7 +117,7 @@ def test_a_group_that_this_command_lacks_is_an_unknown_key() -> None:
 def test_a_file_here_hides_one_of_the_same_name_further_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = tmp_path / "away"
+    away = tmp_path / "zzz"  # behind the near one in the alphabet, so that sorting cannot be what decides
     for name in ("small", "far"):
         path = away / "configs" / "model" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
