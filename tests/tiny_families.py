@@ -168,7 +168,7 @@ def _gemma3(text: dict[str, Any]) -> nn.Module:
 
 def _paligemma(text: dict[str, Any]) -> nn.Module:
     config = hf.PaliGemmaConfig(
-        text_config={**text, "model_type": "gemma", "head_dim": 16},
+        text_config={"model_type": "gemma", "head_dim": 16, **text},
         vision_config={**VISION, "model_type": "siglip_vision_model", "projection_dim": 64},
         projection_dim=64,
         hidden_size=64,

@@ -209,20 +209,22 @@ class TemplatedInstructBlip(_StandIn, InstructBlipProcessor, saved_as="InstructB
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
-        """Tensors for texts that begin with the image token; other texts go to the class that this one stands for.
+        """Tensors for prompts with one image each.
 
         Args:
             images: one per text.
-            text: a list of prompts.
+            text: prompts that begin with the image token; where none has it, each gets it.
             options: ``return_offsets_mapping`` and ``return_text_replacement_offsets`` are heeded; padding is always
                 on the left.
 
         Raises:
-            UserError: a text without image, or with several, among those with one.
+            UserError: a text without image, or with several.
         """
         texts = [text] if isinstance(text, str) else list(text or ())
-        if not any(self.image_token in sample for sample in texts):
-            return super().__call__(images=images, text=text, **options)
+        if not texts:
+            return super().__call__(images=images, **options)
+        if images is not None and not any(self.image_token in sample for sample in texts):
+            texts = [self.image_token + sample for sample in texts]
         if any(sample.count(self.image_token) != 1 or not sample.startswith(self.image_token) for sample in texts):
             raise UserError("InstructBLIP takes exactly one image per sample, in front of the text; leave others out")
         plain = [sample.removeprefix(self.image_token) for sample in texts]

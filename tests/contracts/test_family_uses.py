@@ -162,6 +162,16 @@ def test_closed_gaps_equal_the_masked_model_at_closed_positions(name):
     assert torch.equal(sequences, expected[0]) and distance(logits, expected[1]) < 2e-4
 
 
+def test_paligemma_2_has_two_kinds_of_mask_and_soft_caps():
+    model = tiny_family("paligemma", "eager", model_type="gemma2", query_pre_attn_scalar=16, sliding_window=128)
+    batch = tiny_family_batch("paligemma", model)
+    with torch.no_grad():
+        with attach(model, HALF) as trace:
+            sequences, logits, _ = generate(model, batch.inputs)
+        expected = hidden_generate(model, batch, visible_mask(batch.inputs, trace.kept))
+    assert torch.equal(sequences, expected[0]) and distance(logits, expected[1]) < 2e-4
+
+
 # -- training
 
 

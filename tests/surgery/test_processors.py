@@ -126,8 +126,17 @@ def test_instructblip_refuses_other_than_one_image_in_one_line(folder, count):
     processor = load_processor(folder("instructblip"))
     samples = samples_of("instructblip")
     odd = dataclasses.replace(samples[0], images=(tiny_image(),) * count)
-    with pytest.raises(UserError, match="exactly one image per sample"):
-        prepare(processor, [samples[1], odd])
+    for batch in ([samples[1], odd], [odd]):
+        with pytest.raises(UserError, match="exactly one image per sample"):
+            prepare(processor, batch)
+
+
+def test_instructblip_takes_texts_without_image_token_as_transformers_does(folder):
+    processor = load_processor(folder("instructblip"))
+    marked, bare = (
+        processor(images=[tiny_image()], text=[text], return_tensors="pt") for text in ("<image>a cat", "a cat")
+    )
+    assert torch.equal(marked["input_ids"], bare["input_ids"])
 
 
 def test_paligemma_reads_as_transformers_does(folder):
