@@ -93,6 +93,11 @@ def test_bad_configuration_ends_with_two_before_anything_runs(
     assert words in err
 
 
+def test_a_logger_that_is_not_connected_is_refused_instead_of_ignored(capsys: Printed) -> None:
+    assert cli.eval_main(["logger=wandb"]) == 2
+    assert "error: logger: wandb is not connected yet" in capsys.readouterr().err
+
+
 def test_cfg_prints_the_resolved_configuration_and_runs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: Printed, tmp_path: Path
 ) -> None:

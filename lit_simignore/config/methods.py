@@ -82,11 +82,10 @@ class Definitions:
 
     def _term(self, term: str, whole: str) -> list[object]:
         name, *settings = term.split("@")
-        fields = self.parts_of(name)
+        fields, where = self.parts_of(name), join("method", name)
         for setting in settings:
             key, equals, text = setting.partition("=")
-            fields = _override(fields, _nested(key, text), whole) if equals else _provisional(fields)
-        where = join("method", name)
+            fields = _override(fields, _nested(key, text), where) if equals else _provisional(fields)
         built = [_build(part, said, where if len(fields) == 1 else join(where, part)) for part, said in fields.items()]
         for setting in settings:
             if "=" not in setting:

@@ -135,6 +135,7 @@ def test_a_budget_that_depends_on_the_model_is_refused_for_pruners_inside_the_de
     [
         (["simignor"], "methods: unknown method 'simignor'; did you mean 'simignore'?"),
         (["simignore@num_kep=3"], "method.simignore.num_kep: unknown key; did you mean 'num_keep'?"),
+        (["two@num_keep=3"], "method.two.num_keep: expected method.two.PART.FIELD; valid: fastv, simignore"),
         (["simignore@num_keep=x"], "method.simignore.num_keep: expected an integer or null, got 'x'"),
         (["simignore@keep_ratio=2"], "method.simignore: keep_ratio must lie between 0 and 1"),
         (["broken"], "method.broken.strid: unknown part; did you mean 'stride'?"),
