@@ -29,18 +29,15 @@ class ExitOnSigterm(L.Callback):
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM raises ``SystemExit(143)``, and afterwards both stop signals do what they did before."""
+    """Within the block SIGTERM raises ``SystemExit(143)``, outside of it what it did before."""
     if not _can_handle():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, _exit)
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
-        # Lightning leaves SIGINT ignored after a Ctrl-C, which would make a notebook's kernel deaf.
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _can_handle() -> bool:

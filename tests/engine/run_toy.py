@@ -24,7 +24,7 @@ def main(folder: str, devices: str, dies_at: str = "0", dying_rank: str = "0", n
         if not restarted and rank == dying_rank and len(seen) == int(dies_at):
             os.kill(os.getpid(), signal.Signals(int(number)))
 
-    chosen = settings(devices=devices if devices == "auto" else int(devices), timeout_hours=0.02)
+    chosen = settings(devices=devices if devices == "auto" else int(devices), timeout_hours=0.1)
     benchmark = Toy(size=SIZE, on_parse=on_parse)
     evaluate(*model_and_processor(), benchmark, (BASELINE, STRIDE), Path(folder), chosen)
 

@@ -225,9 +225,21 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> No
 def test_a_restarted_process_does_not_overwrite_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, benchmark=Toy(on_parse=after(20, interrupt)), overwrite=True)
+    kept = lines(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    run(tmp_path, overwrite=True)
+    asked: list[str] = []
+    run(tmp_path, benchmark=Toy(on_parse=lambda output, sample: asked.append(output)), overwrite=True)
+    # at most one batch of three methods is asked again
+    assert 33 - kept <= len(asked) <= 33 - kept + 4
     assert lines(tmp_path) == 33
+
+
+def test_questions_that_changed_under_a_run_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, BASELINE)
+    other = Toy(change=lambda sample: dataclasses.replace(sample, answer="B"))
+    with pytest.raises(UserError, match="the data changed since this run began: sample 'q"):
+        run(tmp_path, BASELINE, STRIDE, benchmark=other)
+    assert lines(tmp_path) == 11
 
 
 def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_later(
