@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lit_simignore.benchmarks import BENCHMARKS
+from lit_simignore.command import FLAGS, is_main_process, one_line, run_command
 from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import Evaluation, compose_evaluation
 from lit_simignore.config.help import render_help
@@ -27,13 +26,6 @@ from lit_simignore.types import UserError
 if TYPE_CHECKING:
     from lit_simignore.engine.settings import EvaluationSettings
 
-FAILED, BAD_CONFIGURATION, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-
-_FLAGS = """\
-  --help       this text
-  --cfg        print the resolved configuration and stop
-  --traceback  show where an error came from"""
-
 _EVAL_USAGE = f"""\
 Evaluate methods on one model and one benchmark, all on the same samples.
 
@@ -44,7 +36,7 @@ Evaluate methods on one model and one benchmark, all on the same samples.
 
 Running the same command again continues it. Quote brackets where your shell expands them.
 
-{_FLAGS}"""
+{FLAGS}"""
 
 _TRAIN_USAGE = f"""\
 Train a model. So far: the bundled one, from scratch.
@@ -53,7 +45,7 @@ Train a model. So far: the bundled one, from scratch.
 
 Running the same command again continues it.
 
-{_FLAGS}"""
+{FLAGS}"""
 
 
 @dataclass(kw_only=True)
@@ -76,12 +68,12 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 failure, 2 bad configuration, 130 interrupted, 143 terminated.
     """
-    return _command(sys.argv[1:] if argv is None else argv, _eval, _eval_help)
+    return run_command(sys.argv[1:] if argv is None else argv, _eval, _eval_help)
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """``python train.py``: returns the exit code, as :func:`eval_main` does."""
-    return _command(sys.argv[1:] if argv is None else argv, _train, _train_help)
+    return run_command(sys.argv[1:] if argv is None else argv, _train, _train_help)
 
 
 def _eval(assignments: Sequence[str], only_config: bool) -> None:
@@ -107,7 +99,7 @@ def _evaluate(asked: Evaluation) -> None:
     settings = evaluation_settings(asked)
     summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings)
     _save_config(asked)
-    if _is_main_process():
+    if is_main_process():
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
 
@@ -132,7 +124,7 @@ def evaluation_settings(asked: Evaluation) -> EvaluationSettings:
 def _save_config(asked: Evaluation) -> None:
     from lit_simignore.engine.atomic import write_text
 
-    if _is_main_process():
+    if is_main_process():
         write_text(asked.run_dir / "config.yaml", to_yaml(asked.resolved))
 
 
@@ -214,59 +206,6 @@ def _train_help() -> str:
     return render_help(TrainKeys, _TRAIN_USAGE, {})
 
 
-def _command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None], render: Callable[[], str]) -> int:
-    """Flags, errors and signals of both commands."""
-    flags = {"--help", "-h", "--cfg", "--traceback"} & set(argv)
-    assignments = [argument for argument in argv if argument not in flags]
-    try:
-        if flags & {"--help", "-h"}:
-            print(render(), end="")
-        else:
-            run(assignments, "--cfg" in flags)
-        return 0
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if "--traceback" in flags:
-            traceback.print_exc()
-        code, line = _verdict(error)
-        if line:
-            print(f"{_rank_prefix()}{line}", file=sys.stderr)
-        return code
-
-
-def _verdict(error: BaseException) -> tuple[int, str]:
-    """Exit code, and the one line that goes to stderr."""
-    again = "the same command continues"
-    # Lightning turns an interrupt into SystemExit(1) and keeps it as the context.
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return INTERRUPTED, f"interrupted; {again}"
-    if isinstance(error, SystemExit):
-        # Lightning's exception for SIGTERM carries no code: by itself it would pass for success.
-        code = TERMINATED if error.code is None else error.code if isinstance(error.code, int) else FAILED
-        return code, f"terminated; {again}" if code == TERMINATED else ""
-    if isinstance(error, ConfigError):
-        return BAD_CONFIGURATION, f"error: {one_line(error)}"
-    if isinstance(error, UserError):
-        return FAILED, f"error: {one_line(error)}"
-    return FAILED, f"error: {type(error).__name__}: {one_line(error)} (--traceback shows where)"
-
-
 def to_yaml(values: Mapping[str, Any]) -> str:
     """Plain values as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.create(dict(values)))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of ``error`` without line breaks."""
-    return " ".join(str(error).split())
-
-
-def _rank() -> str:
-    return os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-
-
-def _is_main_process() -> bool:
-    return _rank() == "0"
-
-
-def _rank_prefix() -> str:
-    return "" if _is_main_process() else f"[rank {_rank()}] "

@@ -19,6 +19,7 @@ LAYERS = (
     ("data", "tracking"),
     ("engine", "report", "pico"),
     ("config",),
+    ("command",),
     ("cli",),
 )
 """Lowest first. A module may import from layers below its own and from its own package; neighbours are strangers."""
