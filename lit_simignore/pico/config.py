@@ -28,6 +28,7 @@ class PicoConfig:
     vision_steps: int = field(default=350, metadata={"help": "next steps: only the patch-label loss"})
     easy_steps: int = field(default=400, metadata={"help": "next steps: mostly questions without options"})
     hard_from: int = field(default=2000, metadata={"help": "step from which most questions ask for a letter"})
+    final_from: int = field(default=3000, metadata={"help": "step from which positions make room for hops"})
     decay_steps: int = field(default=1400, metadata={"help": "last steps: learning rate falls linearly to zero"})
     warmup_steps: int = field(default=100, metadata={"help": "learning rate rises over this many steps"})
     batch_size: int = field(default=16, metadata={"help": "scenes per step"})

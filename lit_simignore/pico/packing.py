@@ -72,6 +72,17 @@ HARD_MIX = {
     "more": 1.0,
 }
 """For a model that names what it sees: mostly letters, which need the answer and its option brought together."""
+FINAL_MIX = {
+    "existence": 1.2,
+    "open count": 0.3,
+    "open hop": 1.0,
+    "color": 0.8,
+    "shape": 0.7,
+    "hop": 3.0,
+    "count": 1.6,
+    "more": 1.4,
+}
+"""Without positions, which stay at chance as multiple choice however long they are trained, for the sake of hops."""
 KINDS = ("caption", *MAIN_MIX, "text")
 
 
@@ -213,7 +224,8 @@ def draw_batch(config: PicoConfig, step: int) -> PicoBatch:
     if stage < 0:
         return PicoBatch(pixels, colors, shapes, None, None)
     hard = step >= config.hard_from
-    mix = HARD_MIX if hard else EASY_MIX if stage < config.easy_steps else MAIN_MIX
+    mix = FINAL_MIX if step >= config.final_from else HARD_MIX if hard else MAIN_MIX
+    mix = EASY_MIX if stage < config.easy_steps else mix
     share = HARD_CAPTION_SHARE if hard else CAPTION_SHARE
     asked = [scene_questions(rng, scene, mix, 3 * config.slots, share) for scene in scenes]
     text = text_rows(rng, config.text_rows, HARD_LETTERS_SHARE if hard else 0.4) if config.text_rows else None

@@ -22,7 +22,9 @@ def test_a_limit_takes_the_first_samples_of_the_same_order(samples):
 
 def test_more_scenes_leave_the_first_ones_as_they_are():
     few, many = ShapesQA(num_scenes=3).load(), ShapesQA(num_scenes=6).load()
-    assert [(s.sample_id, s.prompt, s.answer) for s in few] == [(s.sample_id, s.prompt, s.answer) for s in many[: len(few)]]
+    assert [(s.sample_id, s.prompt, s.answer) for s in few] == [
+        (s.sample_id, s.prompt, s.answer) for s in many[: len(few)]
+    ]
 
 
 def test_the_picture_of_a_sample_is_the_same_every_time(samples):
@@ -39,7 +41,12 @@ def test_existence_is_balanced_over_answers_and_negatives(samples):
 def test_choice_prompts_have_the_form_of_scienceqa(samples):
     choice = [s for s in samples if s.choices]
     for sample in choice:
-        assert [segment.role for segment in sample.segments] == [Role.CONTEXT, Role.QUESTION, Role.OPTIONS, Role.TEMPLATE]
+        assert [segment.role for segment in sample.segments] == [
+            Role.CONTEXT,
+            Role.QUESTION,
+            Role.OPTIONS,
+            Role.TEMPLATE,
+        ]
         assert f"({sample.answer}) {sample.choices['ABCDE'.index(sample.answer)]}" in sample.prompt
 
 
@@ -49,7 +56,9 @@ def test_needed_patches_show_the_objects_that_the_answer_names(samples):
     for sample in known:
         (needed,) = sample.needed
         assert needed.grid == (PATCHES_PER_SIDE, PATCHES_PER_SIDE)
-        assert list(needed.indices) == sorted(set(needed.indices)) and 0 <= needed.indices[0] <= needed.indices[-1] < 144
+        assert (
+            list(needed.indices) == sorted(set(needed.indices)) and 0 <= needed.indices[0] <= needed.indices[-1] < 144
+        )
     for sample in samples:
         if sample.kind.startswith("existence"):
             assert bool(sample.needed) == (sample.answer == "yes")
