@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_simignore.pruning.fastervlm import FasterVLM
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
@@ -217,4 +218,19 @@ def test_a_stage_comes_after_the_layers_that_add_vision_features(name):
     assert depth == (2 if name == "qwen3_vl" else 0)
     if depth:
         with pytest.raises(UserError, match="this decoder takes 2 to 3"), attach(model, FastV(layer_idx=1, num_keep=2)):
+            pass
+
+
+# -- what a family does not offer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_of_a_class_token_is_read_where_it_belongs_to_visual_tokens_and_else_refused(name):
+    model, batch = model_of(name), batch_of(name, "ragged")
+    if name == "llava":
+        with attach(model, FasterVLM(keep_ratio=0.5)) as trace:
+            model(**batch.inputs)
+        assert [len(kept) for kept in trace.kept] == [16, 8, 0]
+    else:
+        with pytest.raises(UserError, match="class token.* do not offer"), attach(model, FasterVLM(keep_ratio=0.5)):
             pass
