@@ -151,6 +151,13 @@ def test_paligemma_reads_as_transformers_does(folder):
     assert torch.equal(bare["input_ids"], expected["input_ids"])
 
 
+def test_a_template_of_one_message_refuses_further_ones(folder):
+    processor = load_processor(folder("paligemma"))
+    turns = [{"role": role, "content": [{"type": "text", "text": "red"}]} for role in ("user", "assistant")]
+    with pytest.raises(Exception, match="one user message"):
+        processor.apply_chat_template(turns)
+
+
 def test_paligemma_labels_only_what_is_to_be_learned(folder):
     processor = load_processor(folder("paligemma"))
     asked = processor(images=[tiny_image()], text=["<image> red"], return_tensors="pt")

@@ -132,9 +132,10 @@ class Family(ABC):
 
 def one_turn(image: str, between: str = "", after: str = "") -> str:
     """A chat template of one message without roles: ``image`` per image, ``between``, the text, ``after``."""
+    single = "{% if messages | length > 1 %}{{ raise_exception('this template has one user message') }}{% endif %}"
     images = "{% for c in messages[0].content if c.type == 'image' %}" + image + "{% endfor %}"
     texts = "{% for c in messages[0].content if c.type == 'text' %}{{ c.text }}{% endfor %}"
-    return images + between + texts + "{{ '" + after.replace("\n", "\\n") + "' }}"
+    return single + images + between + texts + "{{ '" + after.replace("\n", "\\n") + "' }}"
 
 
 def _text_config(config: Any) -> Any:
