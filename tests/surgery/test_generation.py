@@ -178,33 +178,44 @@ def test_chunked_prefill_is_refused(model, batch):
 @pytest.mark.parametrize("beams", [1, 2])
 def test_generation_without_a_cache_chooses_the_same_tokens_at_every_step(model, batch, with_spans, beams):
     spans = batch.spans if with_spans else None
+    pruner = Simignore(num_keep=4, aggregate="mean")
     options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
     with torch.no_grad(), pytest.warns(UserWarning) if not with_spans else _quiet():
-        with attach(model, Simignore(num_keep=4), spans=spans):
+        with attach(model, pruner, spans=spans):
             cached = model.generate(**batch.inputs, **options)
-        with attach(model, Simignore(num_keep=4), spans=spans) as trace:
+        with attach(model, pruner, spans=spans) as trace:
             uncached = model.generate(**batch.inputs, **options, use_cache=False)
     assert torch.equal(cached, uncached)
     assert len(trace.calls) == 6
-    assert all(torch.equal(a, b) for call in trace.calls for a, b in zip(call.kept, trace.kept, strict=True))
+    for call in trace.calls:
+        assert all(torch.equal(a, b) for a, b in zip(call.stages[0].scores, trace.stages[0].scores, strict=True))
 
 
+@pytest.mark.parametrize("apply", ["drop", "mask"])
 @pytest.mark.parametrize("with_spans", [True, False])
 @pytest.mark.parametrize("kind", ["prompt lookup", "assisted"])
-def test_drafts_do_not_change_the_choice(model, kind, with_spans):
+def test_drafts_do_not_change_the_choice(model, kind, with_spans, apply):
+    """Drafts sit in the prefill and are taken back out of the cache; the mean over text rows would notice them."""
     batch = tiny_batch((1,))
-    spans = batch.spans if with_spans else None
     draft = {"prompt_lookup_num_tokens": 3} if kind == "prompt lookup" else {"assistant_model": copy.deepcopy(model)}
     inputs = repeated_words(batch.inputs)
-    spans = None if spans is None else type(spans)(inputs["input_ids"], spans.roles, spans.keys)
+    spans = type(batch.spans)(inputs["input_ids"], batch.spans.roles, batch.spans.keys) if with_spans else None
+    pruner = Simignore(num_keep=4, aggregate="mean", apply=apply)
+    lengths = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
     with torch.no_grad(), pytest.warns(UserWarning) if not with_spans else _quiet():
-        with attach(model, Simignore(num_keep=4), spans=spans) as trace:
+        with attach(model, pruner, spans=spans) as trace:
             plain = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-            kept = trace.kept[0]
-        with attach(model, Simignore(num_keep=4), spans=spans) as trace:
+            expected = trace.stages[0]
+        lengths.clear()
+        with attach(model, pruner, spans=spans) as trace:
             drafted = model.generate(**inputs, max_new_tokens=8, do_sample=False, **draft)
-    assert torch.equal(trace.kept[0], kept)
-    assert torch.equal(plain, drafted)
+    handle.remove()
+    assert lengths[0] > batch.length, "no draft was part of the prefill, so nothing was tested"
+    assert torch.equal(trace.stages[0].scores[0], expected.scores[0])
+    assert torch.equal(trace.kept[0], expected.kept[0]) and torch.equal(plain, drafted)
 
 
 def repeated_words(inputs):
@@ -301,6 +312,27 @@ def test_a_pruned_cache_copies_pickles_and_resets(model, batch):
     copied.reset()
     assert copied.get_seq_length() == 0
     assert len(trace.calls) == 1
+
+
+@pytest.mark.parametrize("pruner", MODES)
+def test_rows_of_a_pruned_cache_can_be_reordered_repeated_and_taken(model, batch, pruner):
+    order, inputs = torch.tensor([2, 0, 1]), batch.inputs
+
+    def step(cache, rows):
+        mask = torch.cat([inputs["attention_mask"][rows], torch.ones(len(rows), 1, dtype=torch.long)], 1)
+        token = torch.full((len(rows), 1), 9)
+        return model(input_ids=token, attention_mask=mask, past_key_values=cache).logits[:, -1]
+
+    with torch.no_grad(), attach(model, pruner, spans=batch.spans):
+        caches = [model(**inputs).past_key_values for _ in range(4)]
+        expected = step(caches[0], torch.arange(3))
+        caches[1].reorder_cache(order)
+        assert distance(step(caches[1], order), expected[order]) < 1e-5
+        caches[2].batch_repeat_interleave(2)
+        twice = torch.arange(3).repeat_interleave(2)
+        assert distance(step(caches[2], twice), expected[twice]) < 1e-5
+        caches[3].batch_select_indices(order[:2])
+        assert distance(step(caches[3], order[:2]), expected[order[:2]]) < 1e-5
 
 
 def test_compiled_decoding_on_a_static_cache_has_no_graph_break(model, batch):

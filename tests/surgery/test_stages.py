@@ -327,7 +327,7 @@ def test_drafts_change_nothing(sdpa, kind):
     inputs = {**batch.inputs, "input_ids": ids}
     spans = type(batch.spans)(ids, batch.spans.roles, batch.spans.keys)
     draft = {"prompt_lookup_num_tokens": 3} if kind == "prompt lookup" else {"assistant_model": copy.deepcopy(sdpa)}
-    parts = (Simignore(num_keep=9), FastV(layer_idx=2, num_keep=4))
+    parts = (Simignore(num_keep=9, aggregate="mean"), FastV(layer_idx=2, num_keep=4))
     with torch.no_grad(), attach(sdpa, *parts, spans=spans) as trace:
         plain = sdpa.generate(**inputs, max_new_tokens=8, do_sample=False)
         kept = trace.kept[0]
@@ -396,6 +396,30 @@ def test_gradient_checkpointing_changes_no_gradient_and_no_choice(batch, reentra
         checkpointed = gradients(model, model(**batch.inputs, labels=labels, use_cache=False).loss)
     assert all(torch.equal(a, b) for a, b in zip(kept, trace.kept, strict=True))
     assert max(distance(plain[name], checkpointed[name]) for name in plain) < 1e-5
+
+
+def test_a_recomputed_layer_is_not_listened_to(batch):
+    """Otherwise queries and keys of every step of training would stay in memory until the next one."""
+    from lit_simignore.surgery.attention import Heads
+    from lit_simignore.surgery.stages import LayerStages
+
+    model = tiny_llava()
+    run = LayerStages(model.get_decoder(), [FastV(layer_idx=2, num_keep=4)]).begin(*_empty_prefill())
+    heads = Heads(torch.zeros(1, 4, 2, 16), torch.zeros(1, 2, 2, 16), None, 1.0)
+    run.observe(1, heads)
+    assert run.heads == {1: heads}
+    run.finish()
+    run.observe(1, heads)
+    assert not run.heads
+
+
+def _empty_prefill():
+    from lit_simignore.surgery.prompt import Prompt
+    from lit_simignore.surgery.trace import CallTrace
+
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    prompt = Prompt(visual=nothing, text=nothing)
+    return prompt, CallTrace([0], [()]), prompt.slots(~nothing, ())
 
 
 def test_in_training_the_query_is_the_last_token_before_the_answer(batch):
