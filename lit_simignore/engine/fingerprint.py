@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.sharding import ORDER
+from lit_simignore.plugins import plugin_digest
+from lit_simignore.surgery.families import family_of
 from lit_simignore.types import Method, UserError
 
 Plain: TypeAlias = "dict[str, Any]"
@@ -68,7 +70,7 @@ def fingerprint(
         model: with its weights; they are read.
         processor: its chat template, tokenizer and image processor count.
         benchmark: counts by its ``identity()`` and protocol.
-        methods: each counts by its parts: their classes and fields.
+        methods: each counts by its parts: their classes and fields, and the code of those that are plugins.
         model_name: as the user called it.
         batch_size: counts unless everything is computed in float32.
         max_new_tokens: of one answer.
@@ -79,9 +81,19 @@ def fingerprint(
     """
     dtype = _dtype(model)
     run: Plain = {
-        "model": {"name": model_name, "config": _config_digest(model), "weights": weights_digest(model)},
+        "model": {
+            "name": model_name,
+            "config": _config_digest(model),
+            "weights": weights_digest(model),
+            **_code(type(family_of(model.config))),
+        },
         "prompt": _processor_digests(processor),
-        "benchmark": {"name": type(benchmark).__name__, "protocol": benchmark.protocol, **plain(benchmark.identity())},
+        "benchmark": {
+            "name": type(benchmark).__name__,
+            "protocol": benchmark.protocol,
+            **_code(type(benchmark)),
+            **plain(benchmark.identity()),
+        },
         "decoding": {"max_new_tokens": max_new_tokens, "rule": "greedy", "checkpoint": _generation_settings(model)},
         "dtype": dtype,
         "precision": precision or "as loaded",
@@ -106,7 +118,13 @@ def _part(part: object) -> Plain:
     if not dataclasses.is_dataclass(part):
         raise UserError(f"a method's part must be a dataclass, so that a run can say what it was; got {part!r}")
     fields = {field.name: plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
-    return {"class": type(part).__name__, **fields}
+    return {"class": type(part).__name__, **_code(type(part)), **fields}
+
+
+def _code(cls: type) -> Plain:
+    """The digest of a user's own code: unlike the package it has no version, and changes between two calls."""
+    found = plugin_digest(cls)
+    return {} if found is None else {"code": found}
 
 
 def plain(value: object) -> Any:

@@ -144,4 +144,4 @@ def _padding(model: nn.Module, processor: Any) -> dict[str, int]:
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked: without it, clocks measure the asking."""
     if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)
+        torch.accelerator.synchronize(device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -70,13 +71,21 @@ def _world(settings: EvaluationSettings) -> tuple[int | str, int]:
 def _strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
     """The strategy with a time limit that fits an evaluation, where it is one of ddp's kinds."""
     name = settings.strategy
-    several = num_nodes > 1 or (isinstance(devices, int) and devices > 1)
-    if name == "auto" and several:
+    if name == "auto" and (num_nodes > 1 or _count(devices, settings.accelerator) > 1):
         name = "ddp"
     if not isinstance(name, str) or name not in _START_METHODS:
         return name
     limit = timedelta(hours=settings.timeout_hours)
     return DDPStrategy(start_method=_START_METHODS[name], timeout=limit)  # type: ignore[arg-type]
+
+
+def _count(devices: int | str, accelerator: str) -> int:
+    """How many devices of this machine are meant: ``2``, ``"0,3"``, or all there are."""
+    if isinstance(devices, str) and "," in devices:
+        return len([entry for entry in devices.split(",") if entry.strip()])
+    if devices in ("auto", "-1", -1):
+        return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+    return int(devices)
 
 
 def _check_world(trainer: L.Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, TypeAlias
 
@@ -23,19 +24,25 @@ class EvaluationBar(TQDMProgressBar):
 
     def init_test_tqdm(self) -> Tqdm:
         """The bar, with a word for what is going on."""
-        bar = super().init_test_tqdm()
-        bar.set_description("Evaluating")
-        return bar
+        return Tqdm(
+            desc="Evaluating",
+            disable=self.is_disabled,
+            leave=True,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            bar_format=self.BAR_FORMAT,
+        )
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         super().on_test_start(trainer, pl_module)
         self._began = time.perf_counter()
 
-    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Keep the description: there is only one dataloader."""
-        super().on_test_batch_start(*args, **kwargs)
-        self.test_progress_bar.set_description("Evaluating", refresh=False)
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Learn how many batches there are; there is only one dataloader, whose number nobody needs to see."""
+        self.test_progress_bar.total = trainer.num_test_batches[0]
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Show the counts."""
