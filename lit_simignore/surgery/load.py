@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lit_simignore.surgery.families import family_of
 from lit_simignore.types import UserError
@@ -53,9 +53,14 @@ def load(
         }
         given = {name: value for name, value in options.items() if value is not None}
         model = AutoModelForImageTextToText.from_pretrained(source, **given, **hub)
-        processor = AutoProcessor.from_pretrained(source, **hub)
-    except OSError as error:
-        raise UserError(f"cannot load {str(name_or_path)!r}: {_first_line(error)}") from error
+        processor = family.load_processor(source, **hub)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # transformers raises either for a folder that is no checkpoint
+        raise UserError(
+            f"cannot load {str(name_or_path)!r} as a model: expected a bundled name ({', '.join(BUNDLED)}), a hub id or a "
+            f"folder that save_pretrained wrote; {_first_line(error)}"
+        ) from error
     processor.tokenizer.padding_side = "left"
     family.complete_processor(processor, config)
     return model.eval(), processor
