@@ -3,8 +3,8 @@
 Data: drawn by ``lit_simignore.shapes``; test scenes are disjoint from training scenes by construction (the hash of a
 scene's layout decides its world). Revision: ``REVISION``. Three tasks:
 
-* ``choice`` - ScienceQA's prompt form with 2 to 5 options: colour, shape, a hop, counting, comparison; also position,
-  which the bundled model never learned and which is therefore not asked unless ``kinds`` says so.
+* ``choice`` - ScienceQA's prompt form with 2 to 5 options: colour, shape, a hop, counting, comparison. Position
+  and ``hop-pair`` (options of two words) are not asked unless ``kinds`` says so: the bundled model never learned them.
 * ``existence`` - POPE's form, half yes, half no with random, popular and adversarial negatives from the generator's own
   statistics.
 * ``caption``, ``crowded-caption`` - a list of what is there, scored as CHAIR does. Crowded scenes hold more objects
@@ -44,7 +44,8 @@ class ShapesQA(Benchmark):
 
     Args:
         tasks: which of ``choice``, ``existence``, ``caption``, ``crowded-caption``.
-        kinds: kinds of multiple-choice question: ``color``, ``shape``, ``position``, ``hop``, ``count``, ``more``.
+        kinds: of multiple-choice questions: ``color``, ``shape``, ``position``, ``hop``, ``hop-pair``, ``count``,
+            ``more``.
         num_scenes: scenes per task; every scene gives one sample per question asked of it.
         seed: draws other scenes; the default is the one that the model card reports.
     """

@@ -41,11 +41,11 @@ MAIN_MIX = {
     "open shape": 0.4,
     "open position": 0.3,
     "open count": 0.4,
-    "open hop": 1.0,
+    "open hop-pair": 1.0,
     "color": 0.7,
     "shape": 0.7,
     "position": 0.6,
-    "hop": 1.6,
+    "hop-pair": 1.6,
     "count": 0.9,
     "more": 0.9,
 }
@@ -55,7 +55,7 @@ EASY_MIX = {
     "open shape": 1.5,
     "open position": 0.8,
     "open count": 0.7,
-    "open hop": 1.0,
+    "open hop-pair": 1.0,
     "color": 0.5,
     "shape": 0.5,
 }
@@ -63,11 +63,11 @@ HARD_MIX = {
     "existence": 1.2,
     "open position": 0.5,
     "open count": 0.3,
-    "open hop": 0.8,
+    "open hop-pair": 0.8,
     "color": 1.3,
     "shape": 1.3,
     "position": 1.1,
-    "hop": 1.9,
+    "hop-pair": 1.9,
     "count": 1.2,
     "more": 1.0,
 }
@@ -78,12 +78,13 @@ FINAL_MIX = {
     "open hop": 1.0,
     "color": 0.8,
     "shape": 0.7,
-    "hop": 3.0,
+    "hop": 2.4,
+    "hop-pair": 0.6,
     "count": 1.6,
     "more": 1.4,
 }
-"""Without positions, which stay at chance as multiple choice however long they are trained, for the sake of hops."""
-KINDS = ("caption", *MAIN_MIX, "text")
+"""Without positions, which stay at chance as multiple choice, for the sake of hops with one-word answers."""
+KINDS = tuple(dict.fromkeys(("caption", *MAIN_MIX, *FINAL_MIX, "text")))
 
 
 @dataclass(slots=True)

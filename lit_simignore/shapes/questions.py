@@ -133,12 +133,33 @@ def _neighbours(scene: Scene, i: int) -> list[tuple[str, int]]:
     return found
 
 
-def hop(rng: np.random.Generator, scene: Scene) -> Question | None:
-    """What lies next to a named object: find the one, then the other."""
+def _next_to(rng: np.random.Generator, scene: Scene) -> tuple[int, str, int] | None:
+    """(named object, direction, object that lies there), drawn from all that the scene has."""
     candidates = [(i, *found) for i in _only(scene.pairs) for found in _neighbours(scene, i)]
-    if not candidates:
+    return candidates[int(rng.integers(len(candidates)))] if candidates else None
+
+
+def hop(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """Colour or shape of what lies next to a named object: find the one, then the other."""
+    found = _next_to(rng, scene)
+    if found is None:
         return None
-    anchor, direction, target = candidates[int(rng.integers(len(candidates)))]
+    anchor, direction, target = found
+    asked, values, names = (
+        ("color", scene.colors, COLOR_NAMES) if rng.random() < 0.5 else ("shape", scene.shapes, SHAPE_NAMES)
+    )
+    answer = names[values[target]]
+    wrong = hard_first(rng, [names[v] for v in values], names, answer)
+    text = f"What {asked} is the object {direction} the {object_name(scene.pairs[anchor])}?"
+    return Question(text, answer, (anchor, target), wrong)
+
+
+def hop_pair(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """Colour and shape of what lies next to a named object."""
+    found = _next_to(rng, scene)
+    if found is None:
+        return None
+    anchor, direction, target = found
     answer = object_name(scene.pairs[target])
     named = object_name(scene.pairs[anchor])
     present = [name for name in map(object_name, scene.pairs) if name != named]
@@ -180,6 +201,7 @@ CHOICE_KINDS: dict[str, Callable[[np.random.Generator, Scene], Question | None]]
     "shape": shape,
     "position": position,
     "hop": hop,
+    "hop-pair": hop_pair,
     "count": count,
     "more": more,
 }
