@@ -26,7 +26,7 @@ def write_thumbnails(run_dir: Path, samples: Sequence[Sample], run: Run, process
 
     Args:
         run_dir: the run folder.
-        samples: those to show, in order; samples whose images cannot be opened are left out.
+        samples: those to show, in order; one without images, or whose images cannot be opened, is listed without.
         run: records, which say what grid each image had.
         processor: the model's; a centre crop that its image processor makes is made here as well.
 
@@ -37,10 +37,10 @@ def write_thumbnails(run_dir: Path, samples: Sequence[Sample], run: Run, process
     grids = _grids(run)
     for sample in samples:
         opened = open_sample(sample)
-        if opened.error is not None or not opened.images:
+        index[sample.sample_id] = []
+        if opened.error is not None:
             continue
         found = grids.get(sample.sample_id, [])
-        index[sample.sample_id] = []
         for place, image in enumerate(opened.images):
             rows, cols = found[place] if place < len(found) else (0, 0)
             file = f"{MEDIA}/{_file_name(sample.sample_id, place)}"

@@ -28,7 +28,7 @@ def explanations(view: RunView) -> list[str]:
         found.append("Not distinguishable means that the data show no difference, not that there is none.")
         found += _few_flips(view)
     if any(row.efficiency for row in view.rows):
-        found.append("Milliseconds are measured, per batch, in a pass of their own; FLOPs are computed, per sample.")
+        found.append("Milliseconds are measured, per sample, in a pass of their own; FLOPs are computed, per sample.")
     return found
 
 

@@ -80,7 +80,7 @@ def _columns(view: RunView) -> list[Column]:
             "prefill ms",
             lambda row: row.efficiency.get("prefill_ms"),
             _three,
-            "measured, per batch, vision tower included",
+            "measured, per sample, vision tower included",
         ),
         Column("speed-up", lambda row: row.efficiency.get("speedup_prefill"), _times, "of the prefill, measured"),
     ]
