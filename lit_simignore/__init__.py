@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lit_simignore.engine.evaluate import evaluate as evaluate
     from lit_simignore.engine.evaluator import LitEvaluator as LitEvaluator
     from lit_simignore.metrics.compare import compare as compare
+    from lit_simignore.plugins import add_plugins as add_plugins
     from lit_simignore.pruning.fastv import FastV as FastV
     from lit_simignore.pruning.simignore import Simignore as Simignore
     from lit_simignore.report.html import write_report as write_report
@@ -51,6 +52,7 @@ _HOME = {
     "SampleDataModule": "data.datamodule",
     "write_report": "report.html",
     "compare": "metrics.compare",
+    "add_plugins": "plugins",
     "Budget": "types",
     "Method": "types",
     "Prediction": "types",

@@ -6,16 +6,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from lit_simignore.config.typed import ConfigError
+from lit_simignore.config.compose import CODE_KEY, split
+from lit_simignore.config.typed import ConfigError, refuse_in_one_line
+from lit_simignore.plugins import add_plugins
 from lit_simignore.types import UserError
 
 FAILED, BAD_CONFIGURATION, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 FLAGS = """\
-  --help       this text
-  --cfg        print the resolved configuration and stop
-  --traceback  show where an error came from"""
+  --help          this text
+  --cfg           print the resolved configuration and stop
+  --traceback     show where an error came from
+  plugins=FOLDER  use the files below FOLDER/pruning, interventions, benchmarks, families as if they were part of the
+                  package (CONTRIBUTING.md); may be repeated; on the command line only, because it runs code"""
 
 
 def run_command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None], render: Callable[[], str]) -> int:
@@ -32,6 +37,7 @@ def run_command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None],
     flags = {"--help", "-h", "--cfg", "--traceback"} & set(argv)
     assignments = [argument for argument in argv if argument not in flags]
     try:
+        assignments = _take_plugins(assignments)
         if flags & {"--help", "-h"}:
             print(render(), end="")
         else:
@@ -44,6 +50,20 @@ def run_command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None],
         if line:
             print(f"{_rank_prefix()}{line}", file=sys.stderr)
         return code
+
+
+def _take_plugins(assignments: Sequence[str]) -> list[str]:
+    """Add the folders of every ``plugins=``; returns the other assignments.
+
+    Here and not among the keys of a configuration: a configuration is data, and this names code.
+    """
+    others = []
+    for assignment in assignments:
+        if assignment.lstrip("-").startswith(f"{CODE_KEY}="):
+            refuse_in_one_line(CODE_KEY, partial(add_plugins, split(assignment)[1]))
+        else:
+            others.append(assignment)
+    return others
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

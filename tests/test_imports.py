@@ -13,7 +13,8 @@ PACKAGE = ROOT / "lit_simignore"
 
 LAYERS = (
     ("types",),
-    ("discovery", "shapes"),
+    ("plugins", "shapes"),
+    ("discovery",),
     ("pruning", "interventions", "attribution", "metrics"),
     ("benchmarks", "surgery"),
     ("data", "tracking"),
@@ -26,7 +27,7 @@ LAYERS = (
 
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
-NARROWER = {"config": {"types", "discovery", "pruning", "interventions", "benchmarks"}}
+NARROWER = {"config": {"types", "plugins", "discovery", "pruning", "interventions", "benchmarks"}}
 """Packages that may see less than everything below them: settings know neither model nor engine."""
 
 PURE = ("pruning", "interventions", "attribution", "metrics")

@@ -22,6 +22,9 @@ from lit_simignore.config.typed import ConfigError, build, defaults, hints, pars
 
 T = TypeVar("T")
 
+CODE_KEY = "plugins"
+"""The one key that names code. The command line takes it before anything is composed; no file may hold it."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -139,6 +142,8 @@ def _overlay(schema: type, name: str | None) -> Layer:
     path = folders.experiment(name)
     values = folders.read_yaml(path)
     values.pop("experiment", None)  # a saved config.yaml says where it came from
+    if CODE_KEY in values:
+        raise ConfigError(CODE_KEY, f"a folder of code is taken from the command line only; remove it from {path}")
     for group in GROUPS:
         if group in hints(schema) and isinstance(values.get(group), str):
             values[group] = {"name": values[group]}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 from lit_simignore.config import folders
@@ -26,16 +25,23 @@ from lit_simignore.discovery import nearest
 from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.pruning import PRUNERS
 from lit_simignore.pruning.base import Pruner
-from lit_simignore.types import Method
+from lit_simignore.types import Method, UserError
 
 Parts: TypeAlias = "dict[str, dict[str, Any]]"
 """Part name to its fields, in the order in which the parts are attached."""
 
 
-@cache
 def parts() -> dict[str, type]:
-    """Every pruner and intervention by its file name."""
-    return {**PRUNERS(), **INTERVENTIONS()}
+    """Every pruner and intervention by its file name.
+
+    Raises:
+        UserError: a plugin is called like a part of the other kind.
+    """
+    pruners, interventions = PRUNERS(), INTERVENTIONS()
+    both = sorted(pruners.keys() & interventions.keys())
+    if both:
+        raise UserError(f"{both[0]!r} is a pruner and an intervention; rename your file")
+    return {**pruners, **interventions}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ class Definitions:
     def _from_file(self, name: str) -> Parts:
         files = folders.options("method")
         if name in files:
-            return _checked_parts(folders.read_yaml(files[name]), join("method", name))
+            found = _checked_parts(folders.read_yaml(files[name]), join("method", name))
+            if name in parts() and name not in found:
+                raise ConfigError("methods", f"{name!r} is the file {files[name]} and a part of its own; rename one")
+            return found
         return {name: {}} if name in parts() else {}
 
     def method(self, name: str) -> Method:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 
 from lit_simignore.discovery import discover
+from lit_simignore.plugins import with_plugins
 from lit_simignore.pruning.base import Pruner
 
+__path__ = with_plugins(__path__, __name__)
 
-@cache
+
 def PRUNERS() -> dict[str, type[Pruner]]:  # noqa: N802 - reads as the constant that a scan makes it
     """Every pruner by the name of its file, e.g. ``PRUNERS()["simignore"]``. Scanned once per process."""
     return discover(sys.modules[__name__], Pruner)  # type: ignore[type-abstract]
