@@ -5,6 +5,7 @@ Weights are drawn large enough that a wrong mask or position moves logits by who
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +147,7 @@ def tiny_sample(name: str, question: str, options: str = "( A ) red ( B ) blue",
             Segment(f"Options : {options} ", Role.OPTIONS),
             Segment("Answer with the letter", Role.TEMPLATE),
         ),
-        images=tuple(tiny_image(sum(map(ord, name)) + i) for i in range(num_images)),
+        images=tuple(tiny_image(zlib.crc32(f"{name}/{i}".encode())) for i in range(num_images)),
         answer="A",
     )
 
@@ -172,10 +173,16 @@ class Batch:
         return int(self.inputs["input_ids"].shape[1])
 
 
-def tiny_batch(num_images: tuple[int, ...] = (1, 1, 1), processor: LlavaProcessor | None = None) -> Batch:
-    """Prompts of different lengths, left-padded into one batch."""
+def tiny_batch(
+    num_images: tuple[int, ...] = (1, 1, 1),
+    processor: LlavaProcessor | None = None,
+    questions: tuple[str, ...] = QUESTIONS,
+) -> Batch:
+    """Prompts of different lengths, left-padded into one batch; of one length where there is one question."""
     from lit_simignore.surgery.prepare import prepare
 
-    samples = [tiny_sample(f"s{i}", QUESTIONS[i % 3], num_images=count) for i, count in enumerate(num_images)]
+    samples = [
+        tiny_sample(f"s{i}", questions[i % len(questions)], num_images=count) for i, count in enumerate(num_images)
+    ]
     inputs, spans = prepare(processor or tiny_processor(), samples)
     return Batch(dict(inputs), spans, samples)

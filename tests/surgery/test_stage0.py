@@ -14,7 +14,7 @@ from lit_simignore.pruning.text_only import TextOnly
 from lit_simignore.surgery.attach import attach
 from lit_simignore.types import Selection
 from tests.masked_reference import distance, generate, num_hooks, reference_inputs, visible_mask
-from tests.tiny_models import tiny_batch, tiny_llava
+from tests.tiny_models import QUESTIONS, tiny_batch, tiny_llava
 
 RAGGED = {"s0": 3, "s1": 7, "s2": 5}
 
@@ -62,6 +62,17 @@ def test_generate_equals_the_masked_model_token_for_token(model, batch, pruner):
     assert distance(logits, expected_logits) < 2e-4
     assert distance(logits, plain_logits) > 0.1, "the pruner changed nothing, so nothing was tested"
     assert torch.equal(sequences[:, : batch.length], batch.inputs["input_ids"])
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_prompts_of_one_length_need_masks_only_where_counts_differ(model, pruner):
+    """Without padding there is no mask to start from, in the prefill and in every later step."""
+    batch = tiny_batch(questions=QUESTIONS[:1])
+    assert bool(batch.inputs["attention_mask"].all())
+    with torch.no_grad(), attach(model, pruner, spans=batch.spans) as trace:
+        sequences, logits, _ = generate(model, batch.inputs)
+    expected, expected_logits, _ = generate(model, reference_inputs(batch.inputs, trace.kept))
+    assert torch.equal(sequences, expected) and distance(logits, expected_logits) < 2e-4
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)

@@ -28,7 +28,7 @@ from tests.masked_reference import (
 )
 from tests.surgery.test_stage0 import RAGGED, Ragged, flipped
 from tests.surgery.test_training import answer_labels, gradients
-from tests.tiny_models import tiny_batch, tiny_llava
+from tests.tiny_models import QUESTIONS, tiny_batch, tiny_llava
 
 
 @dataclass(kw_only=True)
@@ -101,6 +101,20 @@ def test_generate_equals_hiding_token_for_token(model, batch, parts):
     assert cache.get_seq_length() == batch.length + 7
     lengths = [int(cache.get_seq_length(layer)) for layer in range(4)]
     assert lengths == sorted(lengths, reverse=True) and lengths[3] < batch.length + 7
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_prompts_of_one_length_need_masks_only_where_counts_differ(model, parts):
+    """Without padding there is no mask to start from, in the prefill and in every later step."""
+    batch = tiny_batch(questions=QUESTIONS[:1])
+    with torch.no_grad(), attach(model, *parts, spans=batch.spans) as trace:
+        sequences, logits, _ = generate(model, batch.inputs)
+        uncached = model.generate(**batch.inputs, max_new_tokens=8, do_sample=False, use_cache=False)
+    inputs, hidden = reference_for(batch, trace)
+    with HiddenFromLayers(model, hidden):
+        expected, expected_logits, _ = generate(model, inputs)
+    assert torch.equal(sequences, expected) and distance(logits, expected_logits) < 3e-4
+    assert torch.equal(uncached, expected)
 
 
 @pytest.mark.parametrize("parts", PARTS)

@@ -48,7 +48,7 @@ def feature_layer(request):
 @pytest.mark.parametrize("way", ["forward", "generate", "beams", "beams without spans"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_features_are_what_the_tower_shows_by_itself(feature_layer, attention, way):
-    model, batch, watcher = tiny_llava(attention), tiny_batch((2, 0, 1)), Watcher()
+    model, batch, watcher = tiny_llava(attention), tiny_batch((2, 1, 0)), Watcher()
     model.config.vision_feature_layer = model.model.config.vision_feature_layer = feature_layer
     with torch.no_grad(), attach(model, watcher, spans=None if "without" in way else batch.spans):
         if way == "forward":
