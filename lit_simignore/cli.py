@@ -87,8 +87,6 @@ def _eval(assignments: Sequence[str], only_config: bool) -> None:
 
 
 def _evaluate(asked: Evaluation) -> None:
-    if asked.config.logger.name != "none":
-        raise ConfigError("logger", f"{asked.config.logger.name} is not connected yet: logger=none; see the run folder")
     from lit_simignore.engine.evaluate import evaluate
     from lit_simignore.report.html import write_report
     from lit_simignore.report.table import render_table
@@ -102,6 +100,18 @@ def _evaluate(asked: Evaluation) -> None:
     if is_main_process():
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
+        _log(asked, summary)
+
+
+def _log(asked: Evaluation, summary: Mapping[str, Any]) -> None:
+    """Show the finished run elsewhere too. The folder and the report are already written and do not depend on it."""
+    from lit_simignore.tracking import build_logger, log_summary
+
+    wish = plain(asked.config.logger)
+    logger = build_logger(wish.pop("name"), asked.run_dir, run_id=str(asked.run_dir.resolve()), **wish)
+    if logger is not None:
+        log_summary(logger, summary)
+        print(f"logged: {asked.config.logger.name}")
 
 
 def evaluation_settings(asked: Evaluation) -> EvaluationSettings:

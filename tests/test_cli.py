@@ -93,9 +93,12 @@ def test_bad_configuration_ends_with_two_before_anything_runs(
     assert words in err
 
 
-def test_a_logger_that_is_not_connected_is_refused_instead_of_ignored(capsys: Printed) -> None:
-    assert cli.eval_main(["logger=wandb"]) == 2
-    assert "error: logger: wandb is not connected yet" in capsys.readouterr().err
+def test_the_chosen_logger_gets_the_summary(tmp_path: Path, capsys: Printed) -> None:
+    asked = compose_evaluation(["logger=csv", f"run.dir={tmp_path}", "run.name=r"])
+    cli._log(asked, {"run": {}, "methods": [{"name": "baseline", "accuracy": 0.625}]})
+    lines = (tmp_path / "r" / "metrics.csv").read_text().splitlines()
+    assert dict(zip(lines[0].split(","), lines[1].split(","), strict=True))["accuracy"] == "0.625"
+    assert "logged: csv" in capsys.readouterr().out
 
 
 def test_cfg_prints_the_resolved_configuration_and_runs_nothing(
