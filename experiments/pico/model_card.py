@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import lit_simignore as ls
-from lit_simignore.benchmarks.shapesqa import ShapesQA
+from lit_simignore.benchmarks.shapesqa import TASKS, ShapesQA
 from lit_simignore.pruning.base import Features, ScorePruner
 from lit_simignore.surgery.load import ASSETS
 
@@ -67,7 +67,9 @@ def measure(name: str, benchmark: ShapesQA, methods: Sequence[ls.Method], folder
     """One evaluation of one bundled model; continues what an earlier call left."""
     Oracle.needed.update({s.sample_id: frozenset(i for n in s.needed for i in n.indices) for s in benchmark.load()})
     model, processor = ls.load(name, dtype=torch.float32)
-    settings = ls.EvaluationSettings(batch_size=32, report_samples=0, efficiency=None, model_name=name, accelerator="cpu")
+    settings = ls.EvaluationSettings(
+        batch_size=32, report_samples=0, efficiency=None, model_name=name, accelerator="cpu"
+    )
     return ls.evaluate(model, processor, benchmark, methods, Path("runs") / folder, settings)
 
 
@@ -128,9 +130,7 @@ def _star(row: Mapping[str, Any]) -> str:
 
 def section(name: str, scenes: int) -> str:
     """The measured part of one card."""
-    asked = {
-        task: ShapesQA(tasks=[task], num_scenes=scenes) for task in ("choice", "existence", "caption", "crowded-caption")
-    }
+    asked = {task: ShapesQA(tasks=[task], num_scenes=scenes) for task in TASKS}
     parts = []
     for task in ("choice", "existence"):
         summary = measure(name, asked[task], curves(), f"model-card-{name}-{task}")
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=300, help="scenes per task")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--write", action="store_true", help="replace the measured part of lit_simignore/assets/*/README.md")
+    parser.add_argument("--write", action="store_true", help="put it into lit_simignore/assets/*/README.md")
     args = parser.parse_args()
     for name in args.models:
         text = section(name, args.scenes)

@@ -58,8 +58,8 @@ def load(
         raise
     except (OSError, ValueError) as error:  # transformers raises either for a folder that is no checkpoint
         raise UserError(
-            f"cannot load {str(name_or_path)!r} as a model: expected a bundled name ({', '.join(BUNDLED)}), a hub id or a "
-            f"folder that save_pretrained wrote; {_first_line(error)}"
+            f"cannot load {str(name_or_path)!r} as a model: expected a bundled name ({', '.join(BUNDLED)}), a hub id "
+            f"or a folder that save_pretrained wrote; {_first_line(error)}"
         ) from error
     processor.tokenizer.padding_side = "left"
     family.complete_processor(processor, config)

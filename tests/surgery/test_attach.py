@@ -192,6 +192,36 @@ def test_the_text_scope_selects_by_exactly_the_labelled_tokens(model, batch, sco
         assert torch.allclose(trace.stages[0].scores[row], selection.scores, atol=1e-6)
 
 
+def test_a_sample_without_the_asked_text_is_named(model):
+    from lit_simignore.surgery.prepare import prepare
+    from lit_simignore.types import Role, Sample, Segment
+    from tests.tiny_models import tiny_image, tiny_processor, tiny_sample
+
+    bare = Sample("bare", (Segment("red cat", Role.QUESTION),), (tiny_image(),))
+    words = Sample("words", (Segment("red cat", Role.QUESTION),))
+    inputs, spans = prepare(tiny_processor(), [tiny_sample("a", "cat ?"), bare])
+    with (
+        torch.no_grad(),
+        attach(model, Simignore(num_keep=4, text="options"), spans=spans),
+        pytest.raises(UserError, match="sample 'bare' has no options"),
+    ):
+        model(**inputs)
+    inputs, spans = prepare(tiny_processor(), [tiny_sample("a", "cat ?"), words])
+    with torch.no_grad(), attach(model, Simignore(num_keep=4, text="options"), spans=spans) as trace:
+        model(**inputs)  # without an image there is nothing to choose
+    assert [len(kept) for kept in trace.kept] == [4, 0]
+
+
+def test_the_model_without_its_head_can_be_attached_too(model, batch):
+    inner = model.model
+    with torch.no_grad(), attach(inner, Simignore(num_keep=4), spans=batch.spans) as trace:
+        hidden = inner(**batch.inputs).last_hidden_state
+    with torch.no_grad(), attach(model, Simignore(num_keep=4), spans=batch.spans) as outer:
+        logits = model(**batch.inputs).logits
+    assert torch.equal(model.lm_head(hidden), logits)
+    assert all(torch.equal(a, b) for a, b in zip(trace.kept, outer.kept, strict=True))
+
+
 def test_random_sets_differ_between_samples_and_not_between_batches(model, batch):
     with torch.no_grad(), attach(model, RandomTokens(num_keep=5), spans=batch.spans) as trace:
         model(**batch.inputs)
