@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lit_simignore.pruning._similarity import aggregate_pairs, check_similarity_fields, pair_similarity
-from lit_simignore.pruning.base import Features, Need, ScorePruner
+from lit_simignore.pruning.base import Features, Need, ScorePruner, evenly_spaced
+from lit_simignore.types import Selection
 
 
 @dataclass(kw_only=True)
@@ -16,7 +18,7 @@ class LeastSimilar(ScorePruner):
     """Keep the visual tokens least similar to the text: Simignore with the sign turned.
 
     If this control does as well as Simignore, similarity is not what helped. Without text rows every token scores 0
-    and the first ``num_keep`` are kept.
+    and evenly spaced ones are kept, as by Simignore.
 
     Args:
         similarity: as in Simignore.
@@ -45,3 +47,11 @@ class LeastSimilar(ScorePruner):
         """``(I,)`` float32 minus the similarity to the text; zeros without text."""
         pairs = pair_similarity(features.visual, features.text, self.similarity)
         return -aggregate_pairs(pairs, self.aggregate, self.top_m)
+
+    def choose(self, features: Features) -> Selection:
+        """Keep the least similar tokens; evenly spaced ones where there is nothing to compare with."""
+        if features.text.shape[0]:
+            return super().choose(features)
+        scores = self.score(features)
+        kept = evenly_spaced(scores.shape[0], self.count(scores))
+        return Selection(kept=torch.tensor(kept, dtype=torch.long, device=scores.device), scores=scores)

@@ -71,6 +71,8 @@ def _run_stage(pruner: Pruner, place: Place, chosen: Chosen) -> None:
     scope = getattr(pruner, "text", "prompt")
     text = place.slots.text[scope] if Need.TEXT in pruner.needs else torch.zeros_like(chosen.keep)
     columns = [(place.slots.visual[row] & chosen.keep[row]).nonzero()[:, 0] for row in range(0, batch, repeats)]
+    if Need.TEXT in pruner.needs:
+        _check_scope(pruner, scope, place, [bool(len(found)) for found in columns])
     features = [
         _features(pruner, place, chosen, sample * repeats, found, text[sample * repeats].nonzero()[:, 0])
         for sample, found in enumerate(columns)
@@ -81,6 +83,20 @@ def _run_stage(pruner: Pruner, place: Place, chosen: Chosen) -> None:
             _apply(selection, chosen, row, columns[sample], pruner, features[sample])
         _record(stage, selection, place.slots.original[sample * repeats, columns[sample]])
     place.call.stages.append(stage)
+
+
+def _check_scope(pruner: Pruner, scope: str, place: Place, has_visual: Sequence[bool]) -> None:
+    """Refuse a sample that has nothing of what the pruner was told to compare with; its rule would choose blindly."""
+    if scope == "prompt" or place.prompt.spans is None:
+        return
+    has_text = place.slots.text[scope].any(dim=1).tolist()[:: place.prompt.repeats]
+    for sample, (visual, text) in enumerate(zip(has_visual, has_text, strict=True)):
+        if visual and not text:
+            key = place.prompt.key(sample * place.prompt.repeats)
+            raise UserError(
+                f"sample {key!r} has no {scope} that {type(pruner).__name__}(text={scope!r}) could compare with; "
+                "use text='prompt'"
+            )
 
 
 def _features(pruner: Pruner, place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tensor) -> Features:

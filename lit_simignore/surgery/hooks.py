@@ -126,6 +126,7 @@ class Attachment:
             return None
         if length > 1:
             self._refuse_late_images(ids, inputs)
+            self._refuse_pieces(cache, state, inputs)
         if state is None or state.entry is None or module is not self.entrances[-1]:
             return None
         if state.owner is not self.owner:
@@ -178,6 +179,23 @@ class Attachment:
             raise UserError(
                 "an image that arrives on a non-empty cache (a later turn, or prefill_chunk_size) cannot be pruned: "
                 "start a new cache with the whole conversation"
+            )
+
+    def _refuse_pieces(self, cache: Cache, state: CacheState | None, inputs: Mapping[str, Any]) -> None:
+        """``generate(prefill_chunk_size=...)``: the choice was made without the text of the later pieces.
+
+        Spans catch this at the first piece. Without them a later piece is known by what only this way of generating
+        does: it goes on right behind a prefill, asks for one row of logits, and has no encoder outputs, not even empty
+        ones as a second turn has them.
+        """
+        if self.trace.spans is not None or state is None or "mm_encoder_outputs" in inputs:
+            return
+        wanted = any(Need.TEXT in pruner.needs for pruner in self.pruners)
+        stored = state.entry.length if state.entry is not None else state.stored
+        if wanted and inputs.get("logits_to_keep") == 1 and int(cache.get_seq_length()) == stored:
+            raise UserError(
+                "a prompt that comes in several pieces (prefill_chunk_size) cannot be pruned by its text: leave "
+                "prefill_chunk_size unset"
             )
 
     def _warn_without_spans(self, prompt: Prompt) -> None:

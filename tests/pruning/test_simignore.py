@@ -188,6 +188,10 @@ def test_rows_of_different_widths_are_refused():
         Simignore(num_keep=2).select(torch.zeros(4, 3), torch.zeros(2, 5))
 
 
+def test_least_similar_without_text_spreads_out_too():
+    assert LeastSimilar(num_keep=4).select(torch.randn(16, 8), torch.zeros(0, 8)).tolist() == [2, 6, 10, 14]
+
+
 def test_least_similar_keeps_exactly_what_simignore_would_drop():
     visual, text = rows()
     most, least = Simignore(num_keep=10).select(visual, text), LeastSimilar(num_keep=20).select(visual, text)

@@ -16,7 +16,7 @@ from lit_simignore.surgery.attach import attach
 from lit_simignore.types import UserError
 from tests.masked_reference import distance, generate, reference_inputs
 from tests.surgery.test_stage0 import Ragged
-from tests.tiny_models import tiny_batch, tiny_llava
+from tests.tiny_models import QUESTIONS, tiny_batch, tiny_llava
 
 MODES = [
     pytest.param(Simignore(num_keep=4), id="drop"),
@@ -172,6 +172,26 @@ def test_chunked_prefill_is_refused(model, batch):
         pytest.raises(UserError, match="prefill_chunk_size"),
     ):
         model.generate(**batch.inputs, max_new_tokens=3, do_sample=False, prefill_chunk_size=18)
+
+
+def test_chunked_prefill_whose_first_piece_holds_the_whole_image_is_refused_too(model):
+    """Nothing is missing but text; the choice would silently be another one."""
+    batch = tiny_batch(questions=QUESTIONS[:1])
+    options = {"max_new_tokens": 3, "do_sample": False, "prefill_chunk_size": 30}
+    assert bool((batch.inputs["input_ids"][:, 30:] != 4).all())
+    with torch.no_grad(), pytest.warns(UserWarning), attach(model, Simignore(num_keep=4)):
+        with pytest.raises(UserError, match="prefill_chunk_size"):
+            model.generate(**batch.inputs, **options)
+        # neither a second turn nor a question asked by hand after the prefill is mistaken for it
+        first = model(**batch.inputs)
+        mask = torch.cat([batch.inputs["attention_mask"], torch.ones(3, 4, dtype=torch.long)], 1)
+        model(input_ids=torch.full((3, 4), 9), attention_mask=mask, past_key_values=first.past_key_values)
+        output = model.generate(**batch.inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True)
+        ids = torch.cat([output.sequences, torch.full((3, 3), 9)], 1)
+        model.generate(ids, attention_mask=mask, past_key_values=output.past_key_values, max_new_tokens=2)
+        # a text-only prompt may come in pieces
+        words = {"input_ids": batch.inputs["input_ids"][:, 20:], "attention_mask": mask[:, 20:-4]}
+        model.generate(**words, max_new_tokens=2, do_sample=False, prefill_chunk_size=8)
 
 
 @pytest.mark.parametrize("with_spans", [True, False])

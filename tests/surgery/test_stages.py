@@ -363,6 +363,7 @@ def test_a_cache_with_stages_copies_and_pickles(sdpa, batch):
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.slow
 def test_compiled_decoding_behind_stages_has_no_graph_break(batch):
     import torch._dynamo as dynamo
     from transformers import CompileConfig
