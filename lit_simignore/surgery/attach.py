@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from weakref import WeakSet
 
 from torch import nn
 
-from lit_simignore.pruning.base import Need, Pruner
+from lit_simignore.surgery.drops import check_text, drops_of
 from lit_simignore.surgery.families import family_of
-from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.hooks import Attachment
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.stages import DECODER_OFFERS
@@ -48,13 +47,14 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     family = family_of(base.config)
     family.check(base)
     tower = family.vision(base)
-    pruners = check_parts(parts, family, family.offers | (VISION_OFFERS if tower is not None else frozenset()))
-    check_text(pruners, spans)
+    seen = VISION_OFFERS if tower is not None else frozenset()
+    drops = drops_of(parts, family.offers | seen, family.offers | DECODER_OFFERS, type(family).__name__)
+    check_text(drops, spans)
     decoder = family.decoder(base)
     if decoder in _ATTACHED:
         raise UserError("this model is attached already; give all parts to one attach(model, first, second, ...)")
     trace = Trace(spans)
-    attachment = Attachment(base, decoder, family, pruners, trace)
+    attachment = Attachment(base, decoder, family, drops, trace)
     with ExitStack() as undo:
         _ATTACHED.add(decoder)
         undo.callback(_ATTACHED.discard, decoder)
@@ -79,51 +79,3 @@ def unwrap(model: nn.Module) -> nn.Module:
             f"attach expects a Hugging Face model; got {type(model).__name__}: pass the model that load() returned"
         )
     return model
-
-
-def check_parts(parts: Sequence[object], family: Family, offers: frozenset[Need]) -> tuple[Pruner, ...]:
-    """The single drops that ``parts`` are made of, each checked against what there is to read where it runs.
-
-    Args:
-        parts: what the user gave.
-        family: for messages.
-        offers: what rules before the decoder may read.
-    """
-    pruners: list[Pruner] = []
-    for part in parts:
-        if not isinstance(part, Pruner):
-            raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
-        for stage in part.stages():
-            there = offers if stage.stage is None else (offers - VISION_OFFERS) | DECODER_OFFERS
-            missing = sorted(need.value for need in stage.needs - there)
-            if missing:
-                name = type(family).__name__
-                raise UserError(f"{type(part).__name__} needs {', '.join(missing)}, which {name} models do not offer")
-        pruners += part.stages()
-    entry = [pruner for pruner in pruners if pruner.stage is None]
-    _check_alike(entry, "apply", "drop")
-    _check_alike(entry, "positions", "original")
-    return tuple(pruners)
-
-
-def _check_alike(pruners: Sequence[Pruner], field: str, default: str) -> None:
-    values = {getattr(pruner, field, default) for pruner in pruners}
-    if len(values) > 1:
-        raise UserError(
-            f"pruners of one attach must agree on {field}; got {' and '.join(sorted(values))}: set one value"
-        )
-
-
-def check_text(pruners: Sequence[Pruner], spans: Spans | None) -> None:
-    """Refuse a text scope that only spans can tell; warn once where all text has to do."""
-    if spans is not None:
-        return
-    for pruner in pruners:
-        if Need.TEXT not in pruner.needs:
-            continue
-        scope = getattr(pruner, "text", "prompt")
-        if scope != "prompt":
-            raise UserError(
-                f"{type(pruner).__name__}(text={scope!r}) needs to know where the {scope} are: pass spans= from "
-                "prepare(processor, samples), or use text='prompt'"
-            )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_simignore.pruning.base import Features, Need, Pruner
+from lit_simignore.pruning.base import Features, Pruner
+from lit_simignore.surgery.drops import Drop
 from lit_simignore.surgery.prompt import IGNORED_LABEL, Prompt, Slots
 from lit_simignore.surgery.trace import CallTrace, StageTrace
 from lit_simignore.types import Selection, UserError
@@ -38,7 +39,7 @@ class Place:
         slots: what is left of it here.
         call: the trace that receives a stage.
         layer_idx: decoder layer before which it runs; ``None`` before the decoder.
-        enrich: fills in features that only this place knows, given the pruner, the features, the row, and the slots of
+        enrich: fills in features that only this place knows, given the drop, the features, the row, and the slots of
             the row's visual tokens and text.
         entered: visual tokens per sample that entered decoder layer 0; ``None`` where that is still open.
     """
@@ -47,59 +48,57 @@ class Place:
     slots: Slots
     call: CallTrace
     layer_idx: int | None = None
-    enrich: Callable[[Pruner, Features, int, Tensor, Tensor], Features] | None = None
+    enrich: Callable[[Drop, Features, int, Tensor, Tensor], Features] | None = None
     entered: Sequence[int] | None = None
 
 
-def choose_visual(place: Place, rows: Tensor, pruners: Sequence[Pruner]) -> Chosen:
-    """Run the pruners one after the other, each on the visual tokens that the one before left.
+def choose_visual(place: Place, rows: Tensor, drops: Sequence[Drop]) -> Chosen:
+    """Run the drops one after the other, each on the visual tokens that the one before left.
 
     Args:
         place: where in the model this is.
         rows: ``(B, n, D)`` the rows that enter here.
-        pruners: those that run here.
+        drops: those that run here.
     """
     chosen = Chosen(place.slots.alive.clone(), rows)
-    for pruner in pruners:
-        _run_stage(pruner, place, chosen)
+    for drop in drops:
+        _run_stage(drop, place, chosen)
     return chosen
 
 
-def _run_stage(pruner: Pruner, place: Place, chosen: Chosen) -> None:
+def _run_stage(drop: Drop, place: Place, chosen: Chosen) -> None:
     repeats, batch = place.prompt.repeats, chosen.keep.shape[0]
-    stage = StageTrace(type(pruner).__name__.strip("_"), place.layer_idx)
-    scope = getattr(pruner, "text", "prompt")
-    text = place.slots.text[scope] if Need.TEXT in pruner.needs else torch.zeros_like(chosen.keep)
+    stage = StageTrace(drop.method, place.layer_idx)
+    text = torch.zeros_like(chosen.keep) if drop.scope is None else place.slots.text[drop.scope]
     columns = [(place.slots.visual[row] & chosen.keep[row]).nonzero()[:, 0] for row in range(0, batch, repeats)]
-    if Need.TEXT in pruner.needs:
-        _check_scope(pruner, scope, place, [bool(len(found)) for found in columns])
+    _check_scope(drop, place, [bool(len(found)) for found in columns])
     features = [
-        _features(pruner, place, chosen, sample * repeats, found, text[sample * repeats].nonzero()[:, 0])
+        _features(drop, place, chosen, sample * repeats, found, text[sample * repeats].nonzero()[:, 0])
         for sample, found in enumerate(columns)
     ]
-    for sample, selection in enumerate(_select(pruner, features)):
+    for sample, selection in enumerate(_select(drop.pruner, features)):
         # beams of one sample are copies of each other at prefill: one answer serves all
         for row in range(sample * repeats, (sample + 1) * repeats):
-            _apply(selection, chosen, row, columns[sample], pruner, features[sample])
+            _apply(selection, chosen, row, columns[sample], drop.pruner, features[sample])
         _record(stage, selection, place.slots.original[sample * repeats, columns[sample]])
     place.call.stages.append(stage)
 
 
-def _check_scope(pruner: Pruner, scope: str, place: Place, has_visual: Sequence[bool]) -> None:
+def _check_scope(drop: Drop, place: Place, has_visual: Sequence[bool]) -> None:
     """Refuse a sample that has nothing of what the pruner was told to compare with; its rule would choose blindly."""
-    if scope == "prompt" or place.prompt.spans is None:
+    if drop.scope not in ("options", "question") or place.prompt.spans is None:
         return
-    has_text = place.slots.text[scope].any(dim=1).tolist()[:: place.prompt.repeats]
+    has_text = place.slots.text[drop.scope].any(dim=1).tolist()[:: place.prompt.repeats]
     for sample, (visual, text) in enumerate(zip(has_visual, has_text, strict=True)):
         if visual and not text:
             key = place.prompt.key(sample * place.prompt.repeats)
             raise UserError(
-                f"sample {key!r} has no {scope} that {type(pruner).__name__}(text={scope!r}) could compare with; "
+                f"sample {key!r} has no {drop.scope} that {drop.method}(text={drop.scope!r}) could compare with; "
                 "use text='prompt'"
             )
 
 
-def _features(pruner: Pruner, place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tensor) -> Features:
+def _features(drop: Drop, place: Place, chosen: Chosen, row: int, visual: Tensor, text: Tensor) -> Features:
     sample = row // place.prompt.repeats
     total = place.call.num_visual[sample]
     entered = total if place.entered is None else place.entered[sample]
@@ -114,7 +113,7 @@ def _features(pruner: Pruner, place: Place, chosen: Chosen, row: int, visual: Te
     )
     if place.enrich is None or not visual.shape[0]:
         return features
-    return place.enrich(pruner, features, row, visual, text)
+    return place.enrich(drop, features, row, visual, text)
 
 
 def _select(pruner: Pruner, features: Sequence[Features]) -> list[Selection]:

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
-from lit_simignore.pruning.base import Need, Pruner
 from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
 from lit_simignore.surgery.decode import later_inputs
+from lit_simignore.surgery.drops import Drop
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
 from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
-from lit_simignore.surgery.prompt import Prompt, PromptReader, Slots
+from lit_simignore.surgery.prompt import AFTER_IMAGE, Prompt, PromptReader, Slots
 from lit_simignore.surgery.rows import ColumnMap, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
@@ -60,21 +60,21 @@ class Attachment:
     """The hooks of one ``attach`` block."""
 
     def __init__(
-        self, model: nn.Module, decoder: nn.Module, family: Family, pruners: tuple[Pruner, ...], trace: Trace
+        self, model: nn.Module, decoder: nn.Module, family: Family, drops: tuple[Drop, ...], trace: Trace
     ) -> None:
-        self.model, self.decoder, self.family, self.pruners, self.trace = model, decoder, family, pruners, trace
-        self.entry = tuple(pruner for pruner in pruners if pruner.stage is None)
-        inside = [pruner for pruner in pruners if pruner.stage is not None]
+        self.model, self.decoder, self.family, self.drops, self.trace = model, decoder, family, drops, trace
+        self.entry = tuple(drop for drop in drops if drop.layer_idx is None)
+        inside = [drop for drop in drops if drop.layer_idx is not None]
         self.stages = LayerStages(decoder, inside, first_allowed=max(1, family.deepstack_layers(model.config)))
         self.owner = Owner()
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
-        self.scopes = {getattr(pruner, "text", "prompt") for pruner in pruners if Need.TEXT in pruner.needs}
-        read = frozenset().union(*(pruner.needs for pruner in self.entry)) & VISION_OFFERS
+        self.scopes = {drop.scope for drop in drops if drop.scope is not None}
+        read = frozenset().union(*(drop.needs for drop in self.entry)) & VISION_OFFERS
         tower = family.vision(model) if read else None
         self.vision = None if tower is None else VisionTaps(tower, read)
-        self.masks = any(getattr(pruner, "apply", "drop") == "mask" for pruner in self.entry)
-        self.renumbers = any(pruner.positions == "renumber" for pruner in self.entry)
+        self.masks = any(drop.hides for drop in self.entry)
+        self.renumbers = any(drop.renumbers for drop in self.entry)
         self.entrances = family.entrances(model)
         self._handles: list[Any] = []
         self._names = {module: _argument_names(module) for module in (*self.entrances, decoder)}
@@ -150,7 +150,7 @@ class Attachment:
         elif ids is not None:
             prompt = self.reader.from_ids(ids, inputs, self.trace.spans)
             self._warn_without_spans(prompt)
-        elif self.pruners:
+        elif self.drops:
             raise UserError(
                 "a prompt given as inputs_embeds does not show its visual tokens: pass input_ids, or name them with "
                 "visual_columns(mask)"
@@ -170,7 +170,7 @@ class Attachment:
 
     def _refuse_late_images(self, ids: Tensor | None, inputs: Mapping[str, Any]) -> None:
         placeholder = self.family.image_token_id(self.model.config)
-        if ids is None or placeholder is None or not self.pruners:
+        if ids is None or placeholder is None or not self.drops:
             return
         encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
         features = encoded is not None or any(inputs.get(name) is not None for name in VISION_INPUTS)
@@ -190,17 +190,15 @@ class Attachment:
         """
         if self.trace.spans is not None or state is None or "mm_encoder_outputs" in inputs:
             return
-        wanted = any(Need.TEXT in pruner.needs for pruner in self.pruners)
         stored = state.entry.length if state.entry is not None else state.stored
-        if wanted and inputs.get("logits_to_keep") == 1 and int(cache.get_seq_length()) == stored:
+        if self.scopes and inputs.get("logits_to_keep") == 1 and int(cache.get_seq_length()) == stored:
             raise UserError(
                 "a prompt that comes in several pieces (prefill_chunk_size) cannot be pruned by its text: leave "
                 "prefill_chunk_size unset"
             )
 
     def _warn_without_spans(self, prompt: Prompt) -> None:
-        wanted = any(Need.TEXT in pruner.needs for pruner in self.pruners)
-        if wanted and prompt.spans is None and not self._warned:
+        if self.scopes - {AFTER_IMAGE} and prompt.spans is None and not self._warned:
             self._warned = True
             warnings.warn(
                 "attach() got no spans: every token that is neither special nor visual counts as text, the chat "
@@ -227,7 +225,7 @@ class Attachment:
                 "visual_columns were named for a call with input_ids; pass inputs_embeds, which hold the visual tokens"
             )
         call, slots = self._open_call(prefill, inputs, embeds)
-        if not self.pruners:
+        if not self.drops:
             return None
         changed = self._at_entry(prefill, call, slots, inputs)
         if not self.stages:

@@ -16,6 +16,9 @@ from lit_simignore.types import UserError
 
 IGNORED_LABEL = -100
 
+AFTER_IMAGE = "after_image"
+"""The text scope that needs no spans: whatever stands behind the last visual token, template included."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slots:
@@ -119,7 +122,7 @@ class Prompt:
 
     def _last_token(self, alive: Tensor, visual: Tensor) -> Tensor:
         """``(B,)`` the last real column of the prompt, and before the first label behind the image."""
-        columns = torch.arange(alive.shape[1], device=alive.device)
+        columns = _columns(alive)
         asked = alive.clone()
         if self.length is not None:
             asked[:, self.length :] = False
@@ -129,13 +132,29 @@ class Prompt:
             asked &= answers.long().cumsum(dim=1) == 0
         return (asked * columns).amax(dim=1)
 
+    def _after_image(self, alive: Tensor) -> Tensor:
+        """``(B, N)`` bool, the prompt behind its last visual token; nothing where there is none."""
+        visual = self.visual.to(alive.device) & alive
+        behind = (visual.long().cumsum(dim=1) == visual.sum(dim=1, keepdim=True)) & visual.any(dim=1, keepdim=True)
+        if self.length is not None:
+            behind[:, self.length :] = False
+        if self.labels is not None:
+            behind = behind & (self.labels.to(alive.device) == IGNORED_LABEL)
+        return behind
+
     def _scored_text(self, scope: str, alive: Tensor) -> Tensor:
+        if scope == AFTER_IMAGE:
+            return self._after_image(alive)
         if self.spans is None:
             return self.text.to(alive.device)
         labelled = self.spans.tokens(scope).to(alive.device).repeat_interleave(self.repeats, dim=0)
         chosen = torch.zeros_like(alive)
         chosen[:, : labelled.shape[1]] = labelled  # later columns are drafts or generated tokens, never text
         return chosen
+
+
+def _columns(like: Tensor) -> Tensor:
+    return torch.arange(like.shape[1], device=like.device)
 
 
 def _needed(labels: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_simignore.pruning.base import Features, Need, Pruner
+from lit_simignore.pruning.base import Features, Need
 from lit_simignore.surgery.attention import RUN, Heads, install_tap
 from lit_simignore.surgery.cache import CacheState, check_cache, state_of
 from lit_simignore.surgery.choose import Chosen, Place, check_labels, choose_visual
+from lit_simignore.surgery.drops import Drop
 from lit_simignore.surgery.layer_masks import stage_decode_mask, stage_prefill_mask
 from lit_simignore.surgery.prefill import closed_up, dropped_before
 from lit_simignore.surgery.prompt import Prompt, Slots
@@ -93,17 +94,17 @@ class DecoderRun:
 class LayerStages:
     """The pruners that run inside the decoder, and their hooks."""
 
-    def __init__(self, decoder: nn.Module, pruners: Sequence[Pruner], first_allowed: int = 1) -> None:
+    def __init__(self, decoder: nn.Module, drops: Sequence[Drop], first_allowed: int = 1) -> None:
         self.decoder = decoder
-        self.by_layer: dict[int, list[Pruner]] = {}
-        for pruner in pruners:
-            self.by_layer.setdefault(_layer_of(pruner, decoder, first_allowed), []).append(pruner)
+        self.by_layer: dict[int, list[Drop]] = {}
+        for drop in drops:
+            self.by_layer.setdefault(_layer_of(drop, decoder, first_allowed), []).append(drop)
         self.by_layer = dict(sorted(self.by_layer.items()))
         self.wanted = frozenset(
-            layer - 1 for layer, group in self.by_layer.items() if any(part.needs & PREVIOUS_LAYER for part in group)
+            layer - 1 for layer, group in self.by_layer.items() if any(drop.needs & PREVIOUS_LAYER for drop in group)
         )
         self._probed = {
-            layer for layer, group in self.by_layer.items() if any(Need.OWN_ATTENTION in part.needs for part in group)
+            layer for layer, group in self.by_layer.items() if any(Need.OWN_ATTENTION in drop.needs for drop in group)
         }
 
     def __bool__(self) -> bool:
@@ -120,7 +121,7 @@ class LayerStages:
             note(install_tap(layers[layer].self_attn))
         for layer in range(min(self.by_layer), len(layers)):
             note(layers[layer].register_forward_pre_hook(self._hook(layer), with_kwargs=True))
-        if any(Need.INPUT_EMBEDDINGS in part.needs for group in self.by_layer.values() for part in group):
+        if any(Need.INPUT_EMBEDDINGS in drop.needs for group in self.by_layer.values() for drop in group):
             note(layers[0].register_forward_pre_hook(_note_rows, with_kwargs=True))
 
     def begin(self, prompt: Prompt, call: CallTrace, slots: Slots) -> DecoderRun:
@@ -168,7 +169,7 @@ class LayerStages:
         check_cache(kwargs.get("past_key_values"))
         check_labels(run.prompt, run.slots, chosen.keep)
         last = keep_columns(chosen.keep)
-        closes = any(part.positions == "renumber" for part in self.by_layer[layer])
+        closes = any(drop.renumbers for drop in self.by_layer[layer])
         if closes or run.moved is not None:
             last = self._renumber(run, chosen, last, kwargs.get("position_ids"), closes=closes)
         run.columns = last if run.columns is None else compose(run.columns, last)
@@ -260,9 +261,9 @@ class _Enrich:
     def __init__(self, decoder: nn.Module, layer: int, run: DecoderRun, kwargs: dict[str, Any]) -> None:
         self.decoder, self.layer, self.run, self.kwargs = decoder, layer, run, kwargs
 
-    def __call__(self, pruner: Pruner, features: Features, row: int, visual: Tensor, text: Tensor) -> Features:
+    def __call__(self, drop: Drop, features: Features, row: int, visual: Tensor, text: Tensor) -> Features:
         found: dict[str, Any] = {}
-        needs = pruner.needs
+        needs = drop.needs
         if needs & PREVIOUS_LAYER:
             heads = self.run.heads[self.layer - 1]
             if Need.QUERY_ATTENTION in needs:
@@ -279,7 +280,7 @@ class _Enrich:
         if Need.ROPE in needs:
             found["visual_rope"], found["text_rope"] = self._rope(row, visual), self._rope(row, text)
         if Need.INPUT_EMBEDDINGS in needs:
-            found["input_visual"], found["input_text"] = self._input_rows(row, getattr(pruner, "text", "prompt"))
+            found["input_visual"], found["input_text"] = self._input_rows(row, drop.scope)
         return replace(features, **found)
 
     def _query_row(self, heads: Heads, row: int) -> Tensor:
@@ -290,10 +291,10 @@ class _Enrich:
         parts = self.kwargs["position_embeddings"]
         return torch.stack([part[row if part.shape[0] > 1 else 0, slots] for part in parts])
 
-    def _input_rows(self, row: int, scope: str) -> tuple[Tensor, Tensor]:
+    def _input_rows(self, row: int, scope: str | None) -> tuple[Tensor, Tensor]:
         start, rows = self.run.start, self.run.rows
         assert rows is not None
-        text = start.text.get(scope, torch.zeros_like(start.alive))
+        text = torch.zeros_like(start.alive) if scope is None else start.text[scope]
         return rows[row, start.visual[row].to(rows.device)], rows[row, text[row].to(rows.device)]
 
 
@@ -303,12 +304,13 @@ def _note_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         run.rows = (args[0] if args else kwargs["hidden_states"]).detach()
 
 
-def _layer_of(pruner: Pruner, decoder: nn.Module, first_allowed: int) -> int:
-    layer, name = pruner.stage, type(pruner).__name__.strip("_")
-    depth = len(decoder.layers)  # type: ignore[arg-type]
+def _layer_of(drop: Drop, decoder: nn.Module, first_allowed: int) -> int:
+    layer, depth = drop.layer_idx, len(decoder.layers)  # type: ignore[arg-type]
     assert layer is not None
     if not first_allowed <= layer < depth:
-        raise UserError(f"{name} drops before decoder layer {layer}; this decoder takes {first_allowed} to {depth - 1}")
+        raise UserError(
+            f"{drop.method} drops before decoder layer {layer}; this decoder takes {first_allowed} to {depth - 1}"
+        )
     return layer
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_simignore.pruning.base import Features, Need, Pruner
+from lit_simignore.pruning.base import Features, Need
 from lit_simignore.surgery.attention import Heads, install_tap
+from lit_simignore.surgery.drops import Drop
 from lit_simignore.surgery.prompt import Slots
 from lit_simignore.types import UserError
 
@@ -132,8 +133,8 @@ class VisionFeatures:
             self.images += [torch.arange(first, first + size)] * repeats
             first += size
 
-    def __call__(self, pruner: Pruner, features: Features, row: int, visual: Tensor, text: Tensor) -> Features:
-        needs, hidden = pruner.needs, self.captured.hidden
+    def __call__(self, drop: Drop, features: Features, row: int, visual: Tensor, text: Tensor) -> Features:
+        needs, hidden = drop.needs, self.captured.hidden
         assert hidden is not None
         images, tokens = self.images[row].to(hidden.device), self.slots.original[row, visual].to(hidden.device)
         found: dict[str, Any] = {}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
-from lit_simignore.pruning.base import Features, Need, Pruner
+from lit_simignore.pruning.base import CountPruner, Features, Need, Pruner
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.pyramiddrop import PyramidDrop
 from lit_simignore.pruning.random_tokens import RandomTokens
@@ -416,10 +416,11 @@ def test_gradient_checkpointing_changes_no_gradient_and_no_choice(batch, reentra
 def test_a_recomputed_layer_is_not_listened_to(batch):
     """Otherwise queries and keys of every step of training would stay in memory until the next one."""
     from lit_simignore.surgery.attention import Heads
+    from lit_simignore.surgery.drops import Drop
     from lit_simignore.surgery.stages import LayerStages
 
     model = tiny_llava()
-    run = LayerStages(model.get_decoder(), [FastV(layer_idx=2, num_keep=4)]).begin(*_empty_prefill())
+    run = LayerStages(model.get_decoder(), [Drop("FastV", FastV(layer_idx=2, num_keep=4))]).begin(*_empty_prefill())
     heads = Heads(torch.zeros(1, 4, 2, 16), torch.zeros(1, 2, 2, 16), None, 1.0)
     run.observe(1, heads)
     assert run.heads == {1: heads}
@@ -518,6 +519,79 @@ def test_budgets_follow_the_layers(sdpa, batch):
         assert len(trace.kept[row]) == last
     assert [stage.layer_idx for stage in trace.stages] == [None, 1, 3]
     assert [stage.name for stage in trace.stages] == ["Simignore", "FastV", "RaggedAt"]
+
+
+def test_masking_inside_the_decoder_is_refused(sdpa):
+    with (
+        pytest.raises(UserError, match="hides tokens before the decoder only"),
+        attach(sdpa, SimilarAt(layer_idx=2, num_keep=4, apply="mask")),
+    ):
+        pass
+
+
+@dataclass(kw_only=True)
+class BehindImage(Pruner):
+    """Notes the text that stands behind the image."""
+
+    layer_idx: int | None = None
+    text: str = "after_image"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seen: list[Features] = []
+
+    def choose(self, features: Features) -> Selection:
+        self.seen.append(features)
+        return Selection(kept=torch.arange(5))
+
+    def with_budget(self, definition, num_tokens, shape=None):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("layer_idx", [None, 2])
+@pytest.mark.parametrize("with_spans", [True, False])
+def test_the_text_behind_the_image_needs_no_spans(sdpa, batch, layer_idx, with_spans):
+    import warnings
+
+    labels, watcher = answer_labels(batch.inputs, last=4), BehindImage(layer_idx=layer_idx)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with attach(sdpa, watcher, spans=batch.spans if with_spans else None):
+            sdpa(**batch.inputs)
+            sdpa(**batch.inputs, labels=labels)
+    for row in range(3):
+        image = (batch.inputs["input_ids"][row] == 4).nonzero()[:, 0]
+        pads = int((batch.inputs["attention_mask"][row] == 0).sum())
+        behind = torch.arange(int(image[-1]) + 1, batch.length) - pads
+        assert torch.equal(watcher.seen[row].text_columns, behind)
+        assert torch.equal(watcher.seen[3 + row].text_columns, behind[:-4]), "answers are no text"
+
+
+def test_every_bundled_pruner_runs_on_llava_or_says_what_it_lacks(batch):
+    """The tiny model has four layers; methods with fixed layers get some that exist."""
+    import dataclasses
+
+    from lit_simignore.pruning import PRUNERS
+
+    model, ran = tiny_llava(), []
+    for name, cls in PRUNERS().items():
+        fields = {item.name for item in dataclasses.fields(cls)}
+        settings = {"layers": (1, 2, 3)} if "layers" in fields else {}
+        if "layer_idx" in fields:
+            settings["layer_idx"] = 2
+        if issubclass(cls, CountPruner):
+            settings["num_keep"] = 5
+        pruner = cls(**settings)
+        try:
+            with torch.no_grad(), attach(model, pruner, spans=batch.spans) as trace:
+                model.generate(**batch.inputs, max_new_tokens=2, do_sample=False)
+        except UserError as error:
+            assert "text tower" in str(error), name
+            continue
+        assert {stage.name for stage in trace.stages} == {cls.__name__}
+        ran.append(name)
+    assert set(PRUNERS()) - set(ran) <= {"cdpruner"}
 
 
 def test_layers_outside_the_decoder_are_refused(sdpa):
