@@ -55,6 +55,9 @@ class Intervention(ABC):  # noqa: B024 - its two halves below say what they must
 class AttentionIntervention(Intervention):
     """A rule that edits the attention of some decoder layers."""
 
+    image_only: ClassVar[bool] = True
+    """True where a batch without visual tokens is left as it is, which the contract suite then checks."""
+
     @abstractmethod
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """The 0-based decoder layers that are edited, ascending, in a decoder of ``num_layers``.
@@ -89,8 +92,16 @@ class LogitsIntervention(Intervention):
     edits_branch: ClassVar[bool] = True
     """Whether attention interventions that are attached together with this one act in the second run as well."""
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether predictions are combined at all, as the fields stand."""
+        return True
+
     def contrasts_at(self, step: int) -> bool:
-        """Whether the second run is needed for generated token ``step`` (0 is the first)."""
+        """Whether the second run is needed for generated token ``step`` (0 is the first).
+
+        Where it is not, :meth:`combine` is given the first run's logits twice.
+        """
         return True
 
     def second_pixels(self, pixels: Tensor, key: str) -> Tensor:
