@@ -65,6 +65,11 @@ class CacheState:
             return self.entry.width
         return next(iter(self.stages.values())).length
 
+    @property
+    def length(self) -> int:
+        """Columns of the original prompt."""
+        return self.stored if self.entry is None else self.entry.length
+
     def change(self, change: Callable[[ColumnMap], ColumnMap]) -> None:
         """Apply one change to every map."""
         self.entry = None if self.entry is None else change(self.entry)

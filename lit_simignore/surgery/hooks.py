@@ -6,7 +6,6 @@ in; nothing is encoded twice and nothing above the decoder learns that the seque
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
@@ -19,6 +18,7 @@ from transformers.cache_utils import Cache
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
+from lit_simignore.surgery.calls import Signature, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
 from lit_simignore.surgery.decode import later_inputs
@@ -27,15 +27,19 @@ from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
 from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
 from lit_simignore.surgery.prompt import AFTER_IMAGE, Prompt, PromptReader, Slots
+from lit_simignore.surgery.refusals import (
+    refuse_foreign_stages,
+    refuse_late_images,
+    refuse_pieces,
+    refuse_video,
+    refuse_window,
+)
 from lit_simignore.surgery.rows import ColumnMap, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.surgery.vision import VISION_OFFERS, VisionTaps
 from lit_simignore.types import UserError
-
-VISION_INPUTS = ("pixel_values", "pixel_values_images", "image_patches")
-VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw")
 
 
 class Prefill:
@@ -53,7 +57,6 @@ class Prefill:
 
 
 _PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", default=None)
-_NOTED_IDS: ContextVar[Tensor | None] = ContextVar("lit_simignore_ids", default=None)
 
 
 class Attachment:
@@ -77,7 +80,7 @@ class Attachment:
         self.renumbers = any(drop.renumbers for drop in self.entry)
         self.entrances = family.entrances(model)
         self._handles: list[Any] = []
-        self._names = {module: _argument_names(module) for module in (*self.entrances, decoder)}
+        self._signatures = {module: Signature(module) for module in (*self.entrances, decoder)}
         self._warned = False
 
     # -- lifecycle
@@ -92,7 +95,7 @@ class Attachment:
         planned.append((self.decoder.register_forward_pre_hook, self._shorten, {"with_kwargs": True}))
         planned.append((self.decoder.register_forward_hook, self._restore, {"with_kwargs": True}))
         if embedding is not None:
-            planned.append((embedding.register_forward_pre_hook, _note_ids, {}))
+            planned.append((embedding.register_forward_pre_hook, note_ids, {}))
         for register, hook, options in planned:  # one by one, so that a failure leaves none behind
             self._handles.append(register(hook, **options))
         if self.vision is not None:
@@ -112,7 +115,7 @@ class Attachment:
     # -- the model
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = {**dict(zip(self._names[module], args, strict=False)), **kwargs}
+        inputs = self._signatures[module].named(args, kwargs)
         ids, embeds, cache = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("past_key_values")
         given = ids if ids is not None else embeds
         if given is None:
@@ -124,13 +127,17 @@ class Attachment:
         if state is None and (cache is None or int(cache.get_seq_length()) == 0):
             self._begin(module, ids, embeds, inputs)
             return None
-        if length > 1:
-            self._refuse_late_images(ids, inputs)
-            self._refuse_pieces(cache, state, inputs)
-        if state is None or state.entry is None or module is not self.entrances[-1]:
+        if length > 1 and self.drops:
+            refuse_late_images(ids, self.family.image_token_id(self.model.config), inputs)
+            if self.scopes and self.trace.spans is None:
+                refuse_pieces(cache, state, inputs)
+        if state is None or module is not self.entrances[-1]:
             return None
         if state.owner is not self.owner:
+            refuse_foreign_stages(state, self.stages.by_layer)
             state.owner = self.owner  # a later attachment goes on with an earlier one's cache
+        if state.entry is None:
+            return None
         if inputs.get("position_ids") is None:
             counted = self.family.later_positions(self.model, inputs.get("attention_mask"), length)
             inputs |= {} if counted is None else {"position_ids": counted}
@@ -139,10 +146,10 @@ class Attachment:
     def _begin(self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
         if module is not self.entrances[0] and _PREFILL.get() is not None:
             return  # an outer entrance has seen more of the prompt than this one does
-        _refuse_video(inputs)
+        refuse_video(inputs)
         explicit = EXPLICIT.get()
         if ids is None and embeds is not None and explicit is None:
-            ids = _take_noted_ids(embeds)
+            ids = take_noted_ids(embeds)
         if explicit is not None:
             given = ids if ids is not None else embeds
             assert given is not None
@@ -161,41 +168,12 @@ class Attachment:
         prefill.token = _PREFILL.set(prefill)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if _is_single_step(self._names[module], args, kwargs):
+        if self._signatures[module].is_single_step(args, kwargs):
             return
         prefill = _PREFILL.get()
         if prefill is not None and prefill.entrance is module and prefill.token is not None:
             _PREFILL.reset(prefill.token)
             prefill.token = None
-
-    def _refuse_late_images(self, ids: Tensor | None, inputs: Mapping[str, Any]) -> None:
-        placeholder = self.family.image_token_id(self.model.config)
-        if ids is None or placeholder is None or not self.drops:
-            return
-        encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
-        features = encoded is not None or any(inputs.get(name) is not None for name in VISION_INPUTS)
-        # ids alone prove nothing: prompt-lookup drafts may copy placeholders
-        if features and bool((ids == placeholder).any()):
-            raise UserError(
-                "an image that arrives on a non-empty cache (a later turn, or prefill_chunk_size) cannot be pruned: "
-                "start a new cache with the whole conversation"
-            )
-
-    def _refuse_pieces(self, cache: Cache, state: CacheState | None, inputs: Mapping[str, Any]) -> None:
-        """``generate(prefill_chunk_size=...)``: the choice was made without the text of the later pieces.
-
-        Spans catch this at the first piece. Without them a later piece is known by what only this way of generating
-        does: it goes on right behind a prefill, asks for one row of logits, and has no encoder outputs, not even empty
-        ones as a second turn has them.
-        """
-        if self.trace.spans is not None or state is None or "mm_encoder_outputs" in inputs:
-            return
-        stored = state.entry.length if state.entry is not None else state.stored
-        if self.scopes and inputs.get("logits_to_keep") == 1 and int(cache.get_seq_length()) == stored:
-            raise UserError(
-                "a prompt that comes in several pieces (prefill_chunk_size) cannot be pruned by its text: leave "
-                "prefill_chunk_size unset"
-            )
 
     def _warn_without_spans(self, prompt: Prompt) -> None:
         if self.scopes - {AFTER_IMAGE} and prompt.spans is None and not self._warned:
@@ -209,12 +187,12 @@ class Attachment:
     # -- the decoder
 
     def _shorten(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_single_step(self._names[module], args, kwargs):
+        if self._signatures[module].is_single_step(args, kwargs):
             return None
         prefill = _PREFILL.get()
         if prefill is None or prefill.call is not None:
             return None
-        inputs = {**dict(zip(self._names[module], args, strict=False)), **kwargs}
+        inputs = self._signatures[module].named(args, kwargs)
         embeds = inputs.get("inputs_embeds")
         if embeds is None:
             if inputs.get("input_ids") is None:
@@ -230,7 +208,7 @@ class Attachment:
         changed = self._at_entry(prefill, call, slots, inputs)
         if not self.stages:
             return None if changed is None else ((), changed)
-        self._check_window(embeds.shape[1])
+        refuse_window(self.decoder.config, embeds.shape[1])
         assert prefill.slots is not None
         prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots)
         return (), {**(changed or inputs), RUN: prefill.run}
@@ -247,7 +225,7 @@ class Attachment:
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
         check_cache(inputs.get("past_key_values"))
-        self._check_window(slots.alive.shape[1])
+        refuse_window(self.decoder.config, slots.alive.shape[1])
         if self.masks:
             changed, prefill.columns = masked_inputs(chosen, slots, inputs, renumber=self.renumbers)
             prefill.slots = slots.without(slots.alive & ~chosen.keep)
@@ -271,18 +249,8 @@ class Attachment:
         prefill.call = CallTrace(num_visual=counts, grids=grids)
         return prefill.call, slots
 
-    def _check_window(self, length: int) -> None:
-        config = self.decoder.config
-        window = getattr(config, "sliding_window", None)
-        used = getattr(config, "use_sliding_window", True)
-        if window is not None and used and window < length:
-            raise UserError(
-                f"this decoder attends within a window of {window} positions and the prompt has {length}: dropping "
-                "tokens would move the window; shorten the prompt"
-            )
-
     def _restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if _is_single_step(self._names[module], args, kwargs):
+        if self._signatures[module].is_single_step(args, kwargs):
             return None
         prefill = _PREFILL.get()
         if prefill is None or prefill.call is None:
@@ -326,44 +294,3 @@ class Attachment:
             budget = decoder_budget(self.shape, layers, total=total, text_tokens=prefill.num_text[sample])
             call.budgets.append(budget)
         self.trace.calls.append(call)
-
-
-def _is_single_step(names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call brings one column: a decoding step, which is left without a look at any context.
-
-    No prefill of one column has visual tokens worth pruning, dynamo cannot trace context variables, and compiled
-    decoding must not break its graph.
-    """
-    for name in ("input_ids", "inputs_embeds"):
-        value = kwargs.get(name)
-        if value is None and name in names[: len(args)]:
-            value = args[names.index(name)]
-        if value is not None:
-            return bool(value.shape[1] == 1)
-    return False
-
-
-def _refuse_video(inputs: Mapping[str, Any]) -> None:
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")
-    if encoded is not None or any(inputs.get(name) is not None for name in VIDEO_INPUTS):
-        raise UserError("video input cannot be pruned; pass images")
-
-
-def _note_ids(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Keep the ids that an embedding is asked for, for a prompt that goes on as embeddings."""
-    if args and args[0].ndim == 2 and args[0].shape[1] > 1:
-        _NOTED_IDS.set(args[0])
-
-
-def _take_noted_ids(embeds: Tensor) -> Tensor | None:
-    """The noted ids, one row per row of ``embeds`` (more under beams), if they can be those of ``embeds``."""
-    ids = _NOTED_IDS.get()
-    _NOTED_IDS.set(None)
-    if ids is None or ids.shape[1] != embeds.shape[1] or embeds.shape[0] % ids.shape[0]:
-        return None
-    return ids.repeat_interleave(embeds.shape[0] // ids.shape[0], dim=0)
-
-
-def _argument_names(module: nn.Module) -> list[str]:
-    parameters = inspect.signature(module.forward).parameters.values()
-    return [item.name for item in parameters if item.kind is not inspect.Parameter.VAR_KEYWORD]

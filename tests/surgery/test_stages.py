@@ -333,6 +333,29 @@ def test_two_turns_on_one_cache_agree_with_hiding(sdpa, batch, parts):
     assert distance(torch.stack(got.logits), torch.stack(expected.logits)) < 3e-4
 
 
+def test_a_later_attachment_continues_a_cache_with_stages_if_its_hooks_reach_far_enough(sdpa, batch):
+    from tests.surgery.test_generation import first_turn, second_turn
+
+    def first_turn_of(*parts):
+        with attach(sdpa, *parts, spans=batch.spans):
+            return first_turn(sdpa, batch.inputs)
+
+    with torch.no_grad():
+        with attach(sdpa, RaggedAt(layer_idx=2), spans=batch.spans):
+            expected = second_turn(sdpa, batch, first_turn(sdpa, batch.inputs)).sequences
+        for later in (FastV(layer_idx=2, num_keep=3), FastV(layer_idx=1, num_keep=3)):
+            first = first_turn_of(RaggedAt(layer_idx=2))
+            with attach(sdpa, later, spans=batch.spans):
+                assert torch.equal(second_turn(sdpa, batch, first).sequences, expected)
+        for later in (FastV(layer_idx=3, num_keep=3), Simignore(num_keep=3)):
+            first = first_turn_of(RaggedAt(layer_idx=2))
+            with attach(sdpa, later, spans=batch.spans), pytest.raises(UserError, match="before decoder layer 2"):
+                second_turn(sdpa, batch, first)
+        first = first_turn_of(RaggedAt(layer_idx=2))
+        with pytest.raises(UserError, match="no longer attached"):
+            second_turn(sdpa, batch, first)
+
+
 @pytest.mark.parametrize("kind", ["prompt lookup", "assisted"])
 def test_drafts_change_nothing(sdpa, kind):
     batch = tiny_batch((1,))
