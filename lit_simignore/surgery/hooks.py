@@ -293,4 +293,4 @@ class Attachment:
                 layers.append(computed)
             budget = decoder_budget(self.shape, layers, total=total, text_tokens=prefill.num_text[sample])
             call.budgets.append(budget)
-        self.trace.calls.append(call)
+        self.trace.add(call)

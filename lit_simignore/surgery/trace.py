@@ -70,11 +70,20 @@ class Trace:
 
     def __init__(self, spans: Spans | None = None) -> None:
         self.spans = spans
-        self.calls: deque[CallTrace] = deque(maxlen=MAX_CALLS)
+        self._calls: deque[CallTrace] = deque(maxlen=MAX_CALLS)
+
+    @property
+    def calls(self) -> list[CallTrace]:
+        """The last 256 prefills, oldest first."""
+        return list(self._calls)
+
+    def add(self, call: CallTrace) -> None:
+        """Record one prefill."""
+        self._calls.append(call)
 
     def reset(self) -> None:
         """Forget all calls."""
-        self.calls.clear()
+        self._calls.clear()
 
     @property
     def last(self) -> CallTrace:
@@ -83,11 +92,11 @@ class Trace:
         Raises:
             UserError: there was none.
         """
-        if not self.calls:
+        if not self._calls:
             raise UserError(
                 "the trace is empty: run model(**inputs) or model.generate(**inputs) inside attach(...) first"
             )
-        return self.calls[-1]
+        return self._calls[-1]
 
     @property
     def kept(self) -> list[Tensor]:
