@@ -1,1 +1,4 @@
-"""Where information flows: attention shares, heads, saliency, class-activation maps, token clusters. torch only."""
+"""WHERE information flows: attention shares, saliency, class activation maps, token clusters, the cliff of truncation.
+
+Pure functions on tensors that somebody else took out of a model; torch only. One question per file.
+"""
