@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lit_simignore.report.html import write_report as write_report
     from lit_simignore.surgery.attach import attach as attach
     from lit_simignore.surgery.load import load as load
+    from lit_simignore.surgery.prefill_shape import prompt_shape as prompt_shape
     from lit_simignore.surgery.prepare import prepare as prepare
     from lit_simignore.surgery.trace import Trace as Trace
     from lit_simignore.types import Budget as Budget
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "surgery.load",
     "prepare": "surgery.prepare",
+    "prompt_shape": "surgery.prefill_shape",
     "attach": "surgery.attach",
     "Trace": "surgery.trace",
     "evaluate": "engine.evaluate",

@@ -32,6 +32,7 @@ Evaluate methods on one model and one benchmark, all on the same samples.
   python eval.py
   python eval.py model=llava-1.5-7b benchmark=scienceqa methods=[baseline,simignore] trainer.devices=8 logger=wandb
   python eval.py methods=[baseline,simignore@num_keep=64] method.simignore.text=question budgets=[36,72]
+  python eval.py methods=[baseline,fastv,random] budget=layer_mean:72
   python eval.py compare=[runs/a:simignore,runs/b:simignore]
 
 Running the same command again continues it. Quote brackets where your shell expands them.
@@ -199,8 +200,11 @@ def _quantization(wish: Quantization) -> Any:
 
 
 def _run_and_method(text: str) -> tuple[str, str | None]:
-    folder, colon, method = text.rpartition(":")
-    return (folder, method) if colon and not Path(text).exists() else (text, None)
+    """Split at the first colon behind a folder: names of methods may contain colons, and so may paths."""
+    for place, letter in enumerate(text):
+        if letter == ":" and Path(text[:place]).is_dir() and not Path(text).exists():
+            return text[:place], text[place + 1 :]
+    return text, None
 
 
 def _eval_help() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.config.budgets import asked_budgets
 from lit_simignore.config.compose import compose, slug
 from lit_simignore.config.methods import Definitions, build_methods, used_definitions
 from lit_simignore.config.schema import EvalConfig
@@ -51,7 +52,7 @@ def compose_evaluation(assignments: Sequence[str]) -> Evaluation:
         _check(config)
         benchmark = build_benchmark(config.benchmark)
         definitions = Definitions(layers.each("method"), config.budget_definition)
-        methods = build_methods(config.methods, config.budgets, definitions)
+        methods = build_methods(config.methods, asked_budgets(config), definitions)
         resolved = {name: value for name, value in plain(config).items() if name not in _NOT_SAVED}
         resolved["benchmark"] = {"name": config.benchmark["name"], **plain(benchmark)}
         resolved["method"] = used_definitions(config.methods, definitions)

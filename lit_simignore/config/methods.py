@@ -6,7 +6,10 @@ defines), followed by any number of ``@`` settings::
     simignore                         the file, with what method.simignore.* overrides
     simignore+eah                     both, attached in this order
     simignore@num_keep=64             a variant under a name of its own; @PART.FIELD=value where there are several parts
-    simignore@64                      64 visual tokens by the pruner's own reckoning (budget_definition says which)
+    simignore@64                      64 visual tokens (budget_definition says what is counted)
+    fastv@layer_mean:64               the same, and what is counted
+
+In a composition a term's budget is that of the method as if it ended with this term.
 
 A file maps part names to fields. Parts are looked up among the scanned pruners and interventions, by file name; a part
 is a method of its own, with the defaults of its class, without a file as well.
@@ -19,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lit_simignore.config import folders
+from lit_simignore.config.budgets import check_last, read_budget, with_budget
 from lit_simignore.config.schema import BudgetDefinition
-from lit_simignore.config.typed import ConfigError, build, convert_fields, join, parse, refuse_in_one_line
+from lit_simignore.config.typed import ConfigError, build, convert_fields, join, refuse_in_one_line
 from lit_simignore.discovery import nearest
 from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.pruning import PRUNERS
-from lit_simignore.pruning.base import Pruner
 from lit_simignore.types import Method, UserError
 
 Parts: TypeAlias = "dict[str, dict[str, Any]]"
@@ -98,11 +101,16 @@ class Definitions:
         built = [_build(part, said, where if len(fields) == 1 else join(where, part)) for part, said in fields.items()]
         for setting in settings:
             if "=" not in setting:
-                built = _with_budget(built, self.definition, setting, whole)
+                built = with_budget(built, self.definition, setting, whole)
         return built
 
-    def expand(self, name: str, budgets: Sequence[int]) -> list[str]:
-        """``name`` once per budget, as ``term@budget``; a method without an open budget stays what it is."""
+    def expand(self, name: str, budgets: Sequence[int | str]) -> list[str]:
+        """``name`` once per budget, as ``term@budget``; a method without an open budget stays what it is.
+
+        Args:
+            name: a method.
+            budgets: each a number, or a definition and a number as in ``flops:64``.
+        """
         terms = [term.strip() for term in name.split("+")]
         takes = [index for index, term in enumerate(terms) if self._takes_budget(term)]
         if not budgets or not takes:
@@ -111,7 +119,11 @@ class Definitions:
             raise ConfigError("budgets", f"cannot be split over the pruners of {name!r}; fix all but one with @budget")
         curve = []
         for budget in budgets:
-            curve.append("+".join(f"{term}@{budget}" if index in takes else term for index, term in enumerate(terms)))
+            with_it = [f"{term}@{budget}" if index in takes else term for index, term in enumerate(terms)]
+            built = [self._term(term, "+".join(with_it)) for term in with_it]
+            definition, _ = read_budget(str(budget), self.definition, "budgets")
+            check_last([part for parts in built for part in parts], built[takes[0]], definition, name)
+            curve.append("+".join(with_it))
         return curve
 
     def _takes_budget(self, term: str) -> bool:
@@ -121,7 +133,7 @@ class Definitions:
         return bool(budget_fields) and not fixed
 
 
-def build_methods(names: Sequence[str], budgets: Sequence[int], definitions: Definitions) -> list[Method]:
+def build_methods(names: Sequence[str], budgets: Sequence[int | str], definitions: Definitions) -> list[Method]:
     """Every method of a run with its parts built, the untouched model first.
 
     Raises:
@@ -170,11 +182,13 @@ def _merged(part: str, base: Mapping[str, Any], said: Mapping[str, Any]) -> dict
 
 def _provisional(fields: Parts) -> Parts:
     """A budget for parts that have none yet: they cannot be built without, and ``with_budget`` replaces it."""
-    ready = {"preset", *(name for part in fields for name in _budget_fields(part))}
-    return {
-        part: said if ready & set(said) or "num_keep" not in _budget_fields(part) else {**said, "num_keep": 0}
-        for part, said in fields.items()
-    }
+    return {part: {**said, "num_keep": 0} if _lacks_budget(part, said) else said for part, said in fields.items()}
+
+
+def _lacks_budget(part: str, said: Mapping[str, Any]) -> bool:
+    cls = parts()[part]
+    counts = "num_keep" in _budget_fields(part) and not getattr(cls, "adaptive", False)
+    return counts and not {"preset", *_budget_fields(part)} & set(said)
 
 
 def _checked_parts(said: Mapping[str, Any], where: str) -> Parts:
@@ -211,20 +225,3 @@ def _build(part: str, fields: Mapping[str, Any], where: str) -> object:
         raise ConfigError(join(where, "preset"), f"{cls.__name__} has no presets; set its fields")
     others = convert_fields(cls, {name: value for name, value in fields.items() if name != "preset"}, where)
     return refuse_in_one_line(where, lambda: preset(str(fields["preset"]), **others))
-
-
-def _with_budget(built: Sequence[object], definition: BudgetDefinition, text: str, whole: str) -> list[object]:
-    pruners = [part for part in built if isinstance(part, Pruner)]
-    inside = [type(pruner).__name__ for pruner in pruners if pruner.stage is not None]
-    if inside and definition in (BudgetDefinition.LAYER_MEAN, BudgetDefinition.FLOPS):
-        raise ConfigError(
-            "budget_definition",
-            f"{definition.value} depends on model and prompt for {inside[0]}, which prunes inside the decoder; "
-            "use final: every result states the others as well",
-        )
-    number = parse(text, "methods")
-    if len(pruners) != 1 or isinstance(number, bool) or not isinstance(number, int | float):
-        wanted = "a number of visual tokens for one pruner" if len(pruners) == 1 else f"one pruner, got {len(pruners)}"
-        raise ConfigError("methods", f"@{text} in {whole!r} needs {wanted}; write @FIELD=value or @PART.FIELD=value")
-    spent = refuse_in_one_line("methods", lambda: pruners[0].with_budget(definition.value, number))
-    return [spent if part is pruners[0] else part for part in built]

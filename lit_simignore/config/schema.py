@@ -179,8 +179,9 @@ class EvalConfig:
         benchmark: the questions: a name, and the fields of that benchmark.
         methods: files of configs/method/; a+b composes, a@field=value is a named variant, a@64 keeps 64 visual tokens.
         method: fields of methods: method.NAME.FIELD, or method.NAME.PART.FIELD for a method of several parts.
+        budget: match all methods that prune on one number of visual tokens: 192, or layer_mean:192 to say what counts.
         budgets: repeat every method that prunes with each of these numbers of visual tokens, as a curve.
-        budget_definition: what a number in budgets or after @ counts.
+        budget_definition: what a number in budget, in budgets or after @ counts, unless it says so itself.
         trainer: where and in what portions the answers are computed.
         logger: where else results go.
         report: the HTML report.
@@ -198,6 +199,7 @@ class EvalConfig:
         default_factory=lambda: ["baseline", "simignore", "random", "stride", "least-similar", "text-only"]
     )
     method: dict[str, Any] = field(default_factory=dict)
+    budget: str | None = None
     budgets: list[int] = field(default_factory=list)
     budget_definition: BudgetDefinition = BudgetDefinition.FINAL
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

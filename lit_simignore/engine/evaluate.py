@@ -17,6 +17,7 @@ from torch import nn
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.datamodule import SampleDataModule
 from lit_simignore.engine.atomic import write_json
+from lit_simignore.engine.budgets import met_budgets
 from lit_simignore.engine.efficiency import TimingPlan as TimingPlan
 from lit_simignore.engine.efficiency import measure_efficiency
 from lit_simignore.engine.environment import hardware, versions
@@ -71,12 +72,16 @@ def evaluate(
 
 @dataclass(slots=True)
 class _Job:
-    """What :class:`_Evaluation` works on; everything is known before the first answer."""
+    """What :class:`_Evaluation` works on; everything is known before the first answer.
+
+    ``matched_on`` describes the prompt with which budgets were turned into settings.
+    """
 
     samples: Sequence[Sample]
     methods: tuple[Method, ...]
     fingerprint: Fingerprint
     max_new_tokens: int
+    matched_on: dict[str, Any] | None = None
 
 
 class _Evaluation:
@@ -94,6 +99,8 @@ class _Evaluation:
     def _job(self, methods: tuple[Method, ...]) -> _Job:
         benchmark, settings = self.benchmark, self.settings
         tokens = benchmark.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
+        samples = benchmark.load()
+        methods, matched_on = met_budgets(methods, self.model, self.processor, samples)
         for method in methods:
             check_fits(self.model, method)
         identity = fingerprint(
@@ -106,7 +113,7 @@ class _Evaluation:
             max_new_tokens=tokens,
             precision=settings.precision,
         )
-        return _Job(benchmark.load(), methods, identity, tokens)
+        return _Job(samples, methods, identity, tokens, matched_on)
 
     @property
     def model_name(self) -> str:
@@ -202,6 +209,7 @@ class _Evaluation:
             "command": self.settings.command,
             "versions": versions(),
             "hardware": hardware(trainer.strategy.root_device, trainer.world_size),
+            **({} if self.job.matched_on is None else {"budgets_matched_on": self.job.matched_on}),
         }
 
     def _efficiency(self, trainer: L.Trainer) -> dict[str, Any] | None:

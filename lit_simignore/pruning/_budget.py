@@ -11,6 +11,10 @@ from lit_simignore.types import UserError
 DEFINITIONS = ("input", "final", "layer_mean", "flops")
 
 
+class ShapeNeeded(UserError):
+    """A budget that depends on the decoder and the prompt, asked for without them."""
+
+
 class PrefillShape(Protocol):
     """One prompt on one decoder: what the definitions of a budget are computed against."""
 
@@ -35,9 +39,9 @@ def check_budget(definition: str, num_tokens: float) -> None:
 
 
 def require_shape(owner: str, definition: str, shape: PrefillShape | None) -> PrefillShape:
-    """``shape``, or a :class:`UserError` where the definition cannot do without it."""
+    """``shape``, or :class:`ShapeNeeded` where the definition cannot do without it."""
     if shape is None:
-        raise UserError(
+        raise ShapeNeeded(
             f"{owner} prunes inside the decoder: a {definition} budget needs the decoder and the prompt; "
             "pass with_budget(..., shape=PrefillShape)"
         )

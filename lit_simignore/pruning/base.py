@@ -106,6 +106,10 @@ class Pruner(ABC):
             UserError: the budget cannot be met (the message names the least that can), or ``shape`` is missing.
         """
 
+    def count_left(self, num_visual: int) -> int | None:
+        """How many of ``num_visual`` visual tokens later layers compute; ``None`` where that depends on the sample."""
+        return None
+
     def select(self, visual: Tensor, text: Tensor, key: str = "") -> Tensor:
         """Kept indices for one sample, ascending int64 ``(K,)``.
 
@@ -149,6 +153,10 @@ class CountPruner(Pruner):
             return min(self.num_keep, total)
         assert self.keep_ratio is not None
         return round(self.keep_ratio * total)
+
+    def count_left(self, num_visual: int) -> int | None:
+        """As many as a count or a fraction says; a rule that finds its own count may keep any number."""
+        return None if self.num_keep is None and self.keep_ratio is None else self.count_of(num_visual)
 
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """A copy with the ``num_keep`` that spends ``num_tokens``; inside the decoder ``final`` needs no ``shape``."""

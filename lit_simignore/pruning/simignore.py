@@ -145,6 +145,10 @@ class Simignore(ScorePruner):
             )
         return super().with_budget(definition, num_tokens, shape)
 
+    def count_left(self, num_visual: int) -> int | None:
+        """All of them where the others are only hidden."""
+        return num_visual if self.apply == "mask" else super().count_left(num_visual)
+
     def _pairs(self, features: Features) -> Tensor:
         return pair_similarity(features.visual, features.text, self.similarity)
 

@@ -24,6 +24,10 @@ class TextOnly(Pruner):
         nothing = features.visual.new_empty(0).long()
         return Selection(kept=nothing)
 
+    def count_left(self, num_visual: int) -> int:
+        """None of them."""
+        return 0
+
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """Itself, for a budget of zero.
 

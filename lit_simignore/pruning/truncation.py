@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from lit_simignore.pruning._budget import check_budget, require_shape, spent
 from lit_simignore.pruning.base import Features, PrefillShape, Pruner, check_layer
@@ -27,6 +28,8 @@ class Truncation(Pruner):
         tokens are dropped, all of them and nothing else.
     """
 
+    budget_fields: ClassVar[tuple[str, ...]] = ("layer_idx",)
+
     layer_idx: int = 22
 
     def __post_init__(self) -> None:
@@ -36,6 +39,10 @@ class Truncation(Pruner):
     def choose(self, features: Features) -> Selection:
         """Keep nothing."""
         return Selection(kept=features.visual.new_empty(0).long())
+
+    def count_left(self, num_visual: int) -> int:
+        """None of them."""
+        return 0
 
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """A copy at the layer whose budget comes closest; it can only be met to within one layer's tokens.

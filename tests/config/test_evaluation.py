@@ -61,6 +61,31 @@ def test_a_mistake_is_one_line(assignment: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_one_budget_for_all_says_in_their_names_what_it_counts() -> None:
+    asked = compose_evaluation(["budget=layer_mean:24", "methods=[baseline,simignore,fastv,text-only]"])
+    names = ["baseline", "simignore@layer_mean:24", "fastv@layer_mean:24", "text-only"]
+    assert [method.name for method in asked.methods] == names
+    assert asked.resolved["budget"] == "layer_mean:24"
+    same = compose_evaluation(["budgets=[24]", "budget_definition=layer_mean", "methods=[baseline,simignore,fastv]"])
+    assert [method.name for method in same.methods] == names[:3]
+    plain = compose_evaluation(["budget=24", "methods=[fastv]"])
+    assert [method.name for method in plain.methods] == ["fastv@24"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (["budget=24", "budgets=[36]"], "budget: give one of budget and budgets; got '24' and [36]"),
+        (["budget=mean:24"], "budget: expected one of input, final, layer_mean, flops, got 'mean'"),
+        (["budget=half"], "budget: expected a number of visual tokens"),
+    ],
+)
+def test_a_budget_that_cannot_be_read_is_one_line(assignments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_evaluation(assignments)
+    assert words in str(caught.value)
+
+
 def test_a_benchmark_without_its_file_is_bad_configuration_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="no-such-file"):
         compose_evaluation(["benchmark=jsonl", "benchmark.path=no-such-file.jsonl"])

@@ -12,9 +12,13 @@ from lit_simignore.config import folders
 from lit_simignore.config.methods import Definitions, build_methods, used_definitions
 from lit_simignore.config.schema import BudgetDefinition
 from lit_simignore.config.typed import ConfigError
+from lit_simignore.pruning._pending import PendingBudget
 from lit_simignore.pruning.fastv import FastV
+from lit_simignore.pruning.prumerge import PruMerge
 from lit_simignore.pruning.simignore import Simignore
+from lit_simignore.pruning.sparsevlm import SparseVLM
 from lit_simignore.pruning.stride import Stride
+from lit_simignore.pruning.truncation import Truncation
 from lit_simignore.types import Method
 
 FILES = {
@@ -37,7 +41,7 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "_ROOTS", ())
 
 
-def built(names: Sequence[str], *layers: Mapping[str, Any], budgets: Sequence[int] = ()) -> list[Method]:
+def built(names: Sequence[str], *layers: Mapping[str, Any], budgets: Sequence[int | str] = ()) -> list[Method]:
     return build_methods(names, budgets, Definitions(layers))
 
 
@@ -46,7 +50,7 @@ def only_part(name: str, *layers: Mapping[str, Any]) -> Any:
     return part
 
 
-def refused(names: Sequence[str], *layers: Mapping[str, Any], budgets: Sequence[int] = ()) -> str:
+def refused(names: Sequence[str], *layers: Mapping[str, Any], budgets: Sequence[int | str] = ()) -> str:
     with pytest.raises(ConfigError) as caught:
         built(names, *layers, budgets=budgets)
     assert "\n" not in str(caught.value)
@@ -119,15 +123,48 @@ def test_budgets_repeat_every_method_that_has_an_open_budget() -> None:
 def test_a_budget_needs_one_pruner_to_spend_it() -> None:
     assert "cannot be split over the pruners of 'simignore+fastv'" in refused(["simignore+fastv"], budgets=[4])
     assert "@4 in 'two@4' needs one pruner, got 2" in refused(["two"], budgets=[4])
-    assert "needs a number of visual tokens" in refused(["simignore@half"])
+    assert "expected a number of visual tokens" in refused(["simignore@half"])
     assert "computes every visual token" in refused(["simignore@apply=mask@4"])
 
 
-def test_a_budget_that_depends_on_the_model_is_refused_for_pruners_inside_the_decoder() -> None:
+def test_a_budget_that_depends_on_the_model_waits_for_it() -> None:
     definitions = Definitions((), BudgetDefinition.LAYER_MEAN)
     assert build_methods(["simignore"], [4], definitions)[0].parts == (Simignore(num_keep=4, text="question"),)
-    with pytest.raises(ConfigError, match="depends on model and prompt for FastV"):
-        build_methods(["fastv"], [4], definitions)
+    (waiting,) = build_methods(["fastv"], [4], definitions)[0].parts
+    assert waiting == PendingBudget(FastV(num_keep=0), "layer_mean", 4)
+    assert build_methods(["fastv"], [4], Definitions())[0].parts == (FastV(num_keep=4),)
+
+
+def test_a_budget_may_say_itself_what_it_counts() -> None:
+    first, second = built(["fastv@flops:20", "simignore@layer_mean:9"])
+    assert first.name == "fastv@flops:20"
+    assert first.parts == (PendingBudget(FastV(num_keep=0), "flops", 20),)
+    assert second.parts == (Simignore(num_keep=9, text="question"),)
+    (curve,) = built(["fastv"], budgets=["final:7"])
+    assert (curve.name, curve.parts) == ("fastv@final:7", (FastV(num_keep=7),))
+    assert "expected one of input, final, layer_mean, flops, got 'mean'" in refused(["fastv@mean:3"])
+    assert "expected a number of visual tokens" in refused(["fastv@flops:"])
+    assert ">= 0; got -3" in refused(["fastv@flops:-3"])
+
+
+def test_methods_of_several_drops_and_those_that_find_their_own_count_take_a_budget() -> None:
+    assert only_part("pyramiddrop@8").num_keep == (32, 16, 8)
+    assert only_part("pyramiddrop@num_keep=[9,8,7]").num_keep == [9, 8, 7]
+    assert only_part("prumerge@8") == PruMerge(num_keep=8)
+    assert only_part("sparsevlm@8") == PendingBudget(SparseVLM(), "final", 8)
+    assert only_part("simignore@min_similarity=0.1@8") == Simignore(num_keep=8, text="question")
+    (curve,) = build_methods(["truncation"], ["layer_mean:30"], Definitions())
+    assert curve.parts == (PendingBudget(Truncation(), "layer_mean", 30),)
+    assert "leaves 0 visual tokens after the last layer" in refused(["truncation"], budgets=[8])
+
+
+def test_the_budget_of_a_composition_goes_to_the_pruner_that_drops_last() -> None:
+    (method,) = built(["fastv+simignore@num_keep=20"], budgets=["layer_mean:8"])
+    assert method.name == "fastv@layer_mean:8+simignore@num_keep=20"
+    words = refused(["simignore+fastv@num_keep=5"], budgets=["layer_mean:8"])
+    assert "FastV drops last in 'simignore+fastv@num_keep=5'" in words
+    (method,) = built(["simignore+fastv@num_keep=5"], budgets=["input:8"])
+    assert method.parts == (Simignore(num_keep=8, text="question"), FastV(num_keep=5))
 
 
 @pytest.mark.parametrize(
