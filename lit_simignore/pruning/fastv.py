@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lit_simignore.pruning._features import needed
+from lit_simignore.pruning._similarity import check_choice
 from lit_simignore.pruning.base import Features, Need, ScorePruner
 
 
@@ -25,11 +26,16 @@ class FastV(ScorePruner):
         layer_idx: 0-based first layer that sees fewer tokens; the paper's K.
         num_keep: visual tokens kept.
         keep_ratio: fraction kept: 1 - R in the paper's terms.
+        hidden: what becomes of tokens that an earlier part only hid (``apply="mask"``): they ``stay`` out of sight and
+            are dropped here, or they ``return``: they compete, with the attention of 0 that they were paid, and those
+            that are kept are seen again from here on. Only the first drop inside the decoder can bring them back.
 
     Reference:
         Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv:2403.06764.
         The released in-place path reads ``output_attentions`` and supports one unpadded image at a hard-coded place;
-        the rule itself is the same here. ``preset("paper")`` is K=2, R=50%.
+        the rule itself is the same here. ``preset("paper")`` is K=2, R=50%. ``hidden="return"`` is FastV in the
+        released Simignore run (arXiv:2412.09817), which forgets the mask. That its span begins one token late there, so
+        that the first visual token always stays and the first text token competes, is not followed.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERY_ATTENTION})
@@ -38,6 +44,11 @@ class FastV(ScorePruner):
     )
 
     layer_idx: int = 2
+    hidden: str = "stay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("FastV", "hidden", self.hidden, ("stay", "return"))
 
     def score(self, features: Features) -> Tensor:
         """``(I,)`` float32: mean over heads of the last prompt token's attention, 0 to 1."""

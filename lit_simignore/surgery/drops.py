@@ -44,6 +44,11 @@ class Drop:
         return bool(getattr(self.pruner, "apply", "drop") == "mask")
 
     @property
+    def returns(self) -> bool:
+        """Whether tokens that were only hidden before can be kept here, and are seen again."""
+        return bool(getattr(self.pruner, "hidden", "stay") == "return")
+
+    @property
     def renumbers(self) -> bool:
         """Whether it closes positions up."""
         return self.pruner.positions == "renumber"
@@ -77,6 +82,8 @@ def drops_of(parts: Sequence[object], before: frozenset[Need], inside: frozenset
     entry = [drop for drop in drops if drop.layer_idx is None]
     _check_alike("apply", {"mask" if drop.hides else "drop" for drop in entry})
     _check_alike("positions", {drop.pruner.positions for drop in entry})
+    if any(drop.hides and drop.renumbers for drop in entry) and any(drop.returns for drop in drops):
+        raise UserError("hidden tokens that return need their positions; use positions='original' or hidden='stay'")
     return tuple(drops)
 
 

@@ -34,7 +34,7 @@ from lit_simignore.surgery.refusals import (
     refuse_video,
     refuse_window,
 )
-from lit_simignore.surgery.rows import ColumnMap, scatter_rows
+from lit_simignore.surgery.rows import ColumnMap, hide_columns, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
 from lit_simignore.surgery.trace import CallTrace, Trace
@@ -50,6 +50,7 @@ class Prefill:
         self.entrance = entrance
         self.slots: Slots | None = None
         self.columns: ColumnMap | None = None
+        self.hiding: ColumnMap | None = None
         self.run: DecoderRun | None = None
         self.call: CallTrace | None = None
         self.num_text: list[int] = []
@@ -134,7 +135,7 @@ class Attachment:
         if state is None or module is not self.entrances[-1]:
             return None
         if state.owner is not self.owner:
-            refuse_foreign_stages(state, self.stages.by_layer)
+            refuse_foreign_stages(state, self.stages.hooked)
             state.owner = self.owner  # a later attachment goes on with an earlier one's cache
         if state.entry is None:
             return None
@@ -210,7 +211,7 @@ class Attachment:
             return None if changed is None else ((), changed)
         refuse_window(self.decoder.config, embeds.shape[1])
         assert prefill.slots is not None
-        prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots)
+        prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots, prefill.hiding)
         return (), {**(changed or inputs), RUN: prefill.run}
 
     def _at_entry(
@@ -226,6 +227,9 @@ class Attachment:
             return None
         check_cache(inputs.get("past_key_values"))
         refuse_window(self.decoder.config, slots.alive.shape[1])
+        if self.masks and self.stages.returns:
+            prefill.hiding = hide_columns(chosen.keep)
+            return {**inputs, "inputs_embeds": chosen.rows}
         if self.masks:
             changed, prefill.columns = masked_inputs(chosen, slots, inputs, renumber=self.renumbers)
             prefill.slots = slots.without(slots.alive & ~chosen.keep)

@@ -55,11 +55,17 @@ def refuse_pieces(cache: Cache, state: CacheState | None, inputs: Mapping[str, A
 def refuse_foreign_stages(state: CacheState, layers: Iterable[int]) -> None:
     """A cache pruned inside the decoder needs hooks on every layer behind its first stage."""
     first, here = min(state.stages, default=None), min(layers, default=None)
-    if first is not None and (here is None or here > first):
+    if first is None or (here is not None and here <= first):
+        return
+    if first == 0:
         raise UserError(
-            f"this cache was pruned before decoder layer {first}; continue it with a pruner attached at that layer or "
-            "an earlier one, or start a new cache"
+            "this cache hides tokens from its first layers only; continue it with FastV(hidden='return') attached, or "
+            "start a new cache"
         )
+    raise UserError(
+        f"this cache was pruned before decoder layer {first}; continue it with a pruner attached at that layer or "
+        "an earlier one, or start a new cache"
+    )
 
 
 def refuse_window(config: Any, length: int) -> None:

@@ -100,6 +100,8 @@ class LayerStages:
         for drop in drops:
             self.by_layer.setdefault(_layer_of(drop, decoder, first_allowed), []).append(drop)
         self.by_layer = dict(sorted(self.by_layer.items()))
+        self.first = min(self.by_layer, default=None)
+        self.returns = self.first is not None and self.by_layer[self.first][0].returns
         self.wanted = frozenset(
             layer - 1 for layer, group in self.by_layer.items() if any(drop.needs & PREVIOUS_LAYER for drop in group)
         )
@@ -110,6 +112,13 @@ class LayerStages:
     def __bool__(self) -> bool:
         return bool(self.by_layer)
 
+    @property
+    def hooked(self) -> range:
+        """Layers that have hooks: where hidden tokens come back, those before the first stage hide them one by one."""
+        if self.first is None:
+            return range(0)
+        return range(0 if self.returns else self.first, len(self.decoder.layers))  # type: ignore[arg-type]
+
     def install(self, note: Callable[[Any], None]) -> None:
         """Register the layers' hooks and switch the attention modules that are listened to.
 
@@ -119,15 +128,18 @@ class LayerStages:
         layers: Any = self.decoder.layers
         for layer in sorted(self.wanted | self._probed):
             note(install_tap(layers[layer].self_attn))
-        for layer in range(min(self.by_layer), len(layers)):
+        for layer in self.hooked:
             note(layers[layer].register_forward_pre_hook(self._hook(layer), with_kwargs=True))
         if any(Need.INPUT_EMBEDDINGS in drop.needs for group in self.by_layer.values() for drop in group):
             note(layers[0].register_forward_pre_hook(_note_rows, with_kwargs=True))
 
-    def begin(self, prompt: Prompt, call: CallTrace, slots: Slots) -> DecoderRun:
-        """A run for a prefill whose ``slots`` enter layer 0."""
+    def begin(self, prompt: Prompt, call: CallTrace, slots: Slots, hiding: ColumnMap | None = None) -> DecoderRun:
+        """A run for a prefill whose ``slots`` enter layer 0; ``hiding`` marks those not to be seen before stage one."""
         entered = slots.visual.sum(dim=1).tolist()[:: prompt.repeats]
-        return DecoderRun(prompt, call, slots, slots, entered, wanted=self.wanted)
+        run = DecoderRun(prompt, call, slots, slots, entered, wanted=self.wanted)
+        if hiding is not None:
+            run.columns, run.maps = hiding, {0: hiding}
+        return run
 
     def _hook(self, layer: int) -> Callable[..., Any]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -164,8 +176,10 @@ class LayerStages:
         chosen = choose_visual(place, hidden, self.by_layer[layer])
         run.heads.clear()
         run.left[layer] = (chosen.keep & run.slots.visual).sum(dim=1).tolist()[:: run.prompt.repeats]
-        if torch.equal(chosen.keep, run.slots.alive) and run.columns is None and not chosen.merged:
+        if torch.equal(chosen.keep, run.slots.alive) and not run.maps and not chosen.merged:
             return hidden  # nothing was ever dropped: bit-identical
+        if layer == self.first and self.returns:
+            run.columns = None  # what was hidden so far is seen again, unless it is dropped now
         check_cache(kwargs.get("past_key_values"))
         check_labels(run.prompt, run.slots, chosen.keep)
         last = keep_columns(chosen.keep)
