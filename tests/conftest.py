@@ -1,0 +1,21 @@
+"""What every test starts from: no rank left over from another test, and Ctrl-C as in a terminal."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+
+@pytest.fixture(autouse=True)
+def first_process() -> Iterator[None]:
+    """Lightning keeps the rank of the last Trainer in a global, and loggers of later tests would stay silent."""
+    rank_zero_only.rank = 0
+    yield
+    rank_zero_only.rank = 0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def terminal() -> None:
+    """A shell that starts the suite in the background has Ctrl-C ignored; processes started by tests inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
