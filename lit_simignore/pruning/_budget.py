@@ -42,7 +42,7 @@ def require_shape(owner: str, definition: str, shape: PrefillShape | None) -> Pr
     """``shape``, or :class:`ShapeNeeded` where the definition cannot do without it."""
     if shape is None:
         raise ShapeNeeded(
-            f"{owner} prunes inside the decoder: a {definition} budget needs the decoder and the prompt; "
+            f"a {definition} budget of {owner} depends on the decoder and the prompt; "
             "pass with_budget(..., shape=PrefillShape)"
         )
     return shape

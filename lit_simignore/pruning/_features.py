@@ -20,6 +20,7 @@ class Need(str, Enum):
 
     TEXT = "text rows"
     GRID = "a patch grid"
+    RESIZED_IMAGE = "a vision tower that can be shown a smaller picture"
     VISION_CLS_ATTENTION = "attention of the vision tower's class token"
     VISION_KEYS = "keys of the vision tower"
     VISION_HIDDEN = "unprojected vision features"

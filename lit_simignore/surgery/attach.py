@@ -11,6 +11,7 @@ from torch import nn
 from lit_simignore.surgery.drops import check_text, drops_of
 from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.hooks import Attachment
+from lit_simignore.surgery.smaller_images import RESIZE_OFFERS
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.stages import DECODER_OFFERS
 from lit_simignore.surgery.trace import Trace
@@ -47,7 +48,7 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     family = family_of(base.config)
     family.check(base)
     tower = family.vision(base)
-    seen = VISION_OFFERS if tower is not None else frozenset()
+    seen = VISION_OFFERS | RESIZE_OFFERS if tower is not None else frozenset()
     drops = drops_of(parts, family.offers | seen, family.offers | DECODER_OFFERS, type(family).__name__)
     check_text(drops, spans)
     decoder = family.decoder(base)

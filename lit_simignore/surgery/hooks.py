@@ -36,6 +36,7 @@ from lit_simignore.surgery.refusals import (
 )
 from lit_simignore.surgery.rows import ColumnMap, hide_columns, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
+from lit_simignore.surgery.smaller_images import smaller_images
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.surgery.vision import VISION_OFFERS, VisionTaps
@@ -75,8 +76,9 @@ class Attachment:
         self.shape = DecoderShape.from_config(model.config)
         self.scopes = {drop.scope for drop in drops if drop.scope is not None}
         read = frozenset().union(*(drop.needs for drop in self.entry)) & VISION_OFFERS
-        tower = family.vision(model) if read else None
-        self.vision = None if tower is None else VisionTaps(tower, read)
+        tower = family.vision(model)
+        self.vision = VisionTaps(tower, read) if tower is not None and read else None
+        self.smaller = smaller_images(tower, self.entry)
         self.masks = any(drop.hides for drop in self.entry)
         self.renumbers = any(drop.renumbers for drop in self.entry)
         self.entrances = family.entrances(model)
@@ -101,6 +103,8 @@ class Attachment:
             self._handles.append(register(hook, **options))
         if self.vision is not None:
             self.vision.install(self._handles.append)
+        if self.smaller is not None:
+            self.smaller.install(self._handles.append)
         if self.stages:
             self.stages.install(self._handles.append)
 
@@ -111,6 +115,8 @@ class Attachment:
         self._handles.clear()
         if self.vision is not None:
             self.vision.forget()
+        if self.smaller is not None:
+            self.smaller.forget()
         self.owner.live = False
 
     # -- the model
@@ -221,6 +227,8 @@ class Attachment:
         enrich = None
         if self.vision is not None and any(call.num_visual):
             enrich = self.vision.enrich(slots.visual.long().sum(dim=1).tolist(), slots)
+        if self.smaller is not None:
+            self.smaller.check(int(slots.visual.sum()))
         place = Place(prefill.prompt, slots, call, enrich=enrich)
         chosen = choose_visual(place, inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:

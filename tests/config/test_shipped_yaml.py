@@ -10,7 +10,9 @@ from lit_simignore.cli import TrainKeys
 from lit_simignore.config import folders
 from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import compose_evaluation
+from lit_simignore.config.methods import Definitions
 from lit_simignore.config.schema import GROUPS
+from lit_simignore.pruning import PRUNERS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -50,6 +52,12 @@ def test_every_overlay_of_experiments_composes(path: Path) -> None:
 
 def test_there_are_files_for_every_group_and_the_default_of_every_group() -> None:
     assert {path.parent.name for path in FILES} == {*GROUPS, "method"}
+
+
+def test_every_pruner_has_a_method_of_its_own() -> None:
+    definitions = Definitions()
+    alone = {next(iter(found)) for name in folders.options("method") if len(found := definitions.parts_of(name)) == 1}
+    assert alone >= set(PRUNERS())
 
 
 def test_a_wheel_carries_every_group() -> None:
