@@ -1,6 +1,6 @@
 """Put what ``python eval.py`` printed into the README: the table and the picture.
 
-    python eval.py && python experiments/first-run/update_readme.py runs/<name>
+python eval.py && python experiments/first-run/update_readme.py runs/<name>
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
+
+from omegaconf import OmegaConf
 
 from lit_simignore.config import folders
 from lit_simignore.config.budgets import check_last, read_budget, with_budget
@@ -95,9 +97,12 @@ class Definitions:
     def _term(self, term: str, whole: str) -> list[object]:
         name, *settings = term.split("@")
         fields, where = self.parts_of(name), join("method", name)
-        for setting in settings:
-            key, equals, text = setting.partition("=")
-            fields = _override(fields, _nested(key, text), where) if equals else _provisional(fields)
+        # Together, as if a file said them: of two budget fields neither silently takes the other back.
+        said = OmegaConf.merge({}, *(_nested(*setting.split("=", 1)) for setting in settings if "=" in setting))
+        if said:
+            fields = _override(fields, cast("dict[str, Any]", OmegaConf.to_container(said)), where)
+        if any("=" not in setting for setting in settings):
+            fields = _provisional(fields)
         built = [_build(part, said, where if len(fields) == 1 else join(where, part)) for part, said in fields.items()]
         for setting in settings:
             if "=" not in setting:

@@ -196,3 +196,8 @@ def test_used_definitions_stand_without_the_files(monkeypatch: pytest.MonkeyPatc
     saved = used_definitions(names, Definitions(layers))
     monkeypatch.chdir(tmp_path / "configs")
     assert build_methods(names, [], Definitions((saved,))) == before
+
+
+def test_two_budgets_in_one_variant_are_refused_instead_of_the_last_one_winning() -> None:
+    with pytest.raises(ConfigError, match=r"takes exactly one of .*; got num_keep=3, keep_ratio=0.5"):
+        build_methods(["simignore@num_keep=3@keep_ratio=0.5"], [], Definitions())
