@@ -11,6 +11,7 @@ from torch import nn
 from lit_simignore.surgery.drops import check_text, drops_of
 from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.hooks import Attachment
+from lit_simignore.surgery.refusals import refuse_mixed_attention
 from lit_simignore.surgery.smaller_images import RESIZE_OFFERS
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.stages import DECODER_OFFERS
@@ -54,6 +55,7 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     decoder = family.decoder(base)
     if decoder in _ATTACHED:
         raise UserError("this model is attached already; give all parts to one attach(model, first, second, ...)")
+    refuse_mixed_attention(decoder)
     trace = Trace(spans)
     attachment = Attachment(base, decoder, family, drops, trace)
     with ExitStack() as undo:

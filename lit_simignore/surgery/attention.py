@@ -131,7 +131,7 @@ def tapped_attention(
     """The registered function: report, then do what the module would have done."""
     observer: Observer | None = kwargs.pop(RUN, None) or getattr(module, TAP).observer
     if observer is not None:
-        _check_kernel(kwargs)
+        _check_kernel(attention_mask, kwargs)
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         layer = int(getattr(module, "layer_idx", -1))
         causal = bool(getattr(module, "is_causal", True))
@@ -171,7 +171,11 @@ def _eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     raise UserError(f"no eager attention stands beside {type(module).__name__}; load the model with sdpa")
 
 
-def _check_kernel(kwargs: dict[str, Any]) -> None:
+def _check_kernel(mask: Any, kwargs: dict[str, Any]) -> None:
+    if mask is not None and not isinstance(mask, Tensor):
+        raise UserError(
+            f"attention with a {type(mask).__name__} cannot be read; load the model with attn_implementation='sdpa'"
+        )
     if kwargs.get("softcap") is not None:
         raise UserError("attention with soft-capped logits cannot be read; use a rule that needs no attention")
 

@@ -70,6 +70,11 @@ class CacheState:
         """Columns of the original prompt."""
         return self.stored if self.entry is None else self.entry.length
 
+    def ends_whole(self, num_columns: int) -> bool:
+        """Whether none of the last ``num_columns`` of the prompt, at least 1, was dropped. Waits for the device."""
+        maps = [*([] if self.entry is None else [self.entry]), *self.stages.values()]
+        return all(columns.ends_whole(num_columns) for columns in maps)
+
     def change(self, change: Callable[[ColumnMap], ColumnMap]) -> None:
         """Apply one change to every map."""
         self.entry = None if self.entry is None else change(self.entry)
@@ -97,13 +102,17 @@ class _Shortened:
         return super().get_seq_length() + dropped  # type: ignore[misc]
 
     def crop(self, tokens_to_remove: int) -> None:
-        super().crop(tokens_to_remove)  # type: ignore[misc]
         state = state_of(self)
-        if state is None:
-            return
+        left = int(super().get_seq_length()) - abs(tokens_to_remove)  # type: ignore[misc]
         # assisted decoding takes back drafts that were part of the prefill
-        too_many = state.stored - int(super().get_seq_length())  # type: ignore[misc]
-        if too_many > 0:
+        too_many = 0 if state is None else max(state.stored - left, 0)
+        if state is not None and too_many and not state.ends_whole(too_many):
+            raise UserError(
+                f"the last {abs(tokens_to_remove)} tokens of this cache reach into a pruned image; only what stands "
+                "behind it can be taken back: start a new cache"
+            )
+        super().crop(tokens_to_remove)  # type: ignore[misc]
+        if state is not None and too_many:
             state.change(lambda columns: columns.without_last(too_many))
 
     def reset(self) -> None:

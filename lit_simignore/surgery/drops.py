@@ -10,6 +10,9 @@ from lit_simignore.surgery.prompt import AFTER_IMAGE
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.types import UserError
 
+ENDS_OF_PROMPTS = frozenset({Need.TEXT, Need.QUERY_ATTENTION, Need.OWN_ATTENTION, Need.TEXT_ATTENTION})
+"""What is not there yet while a prompt comes in pieces."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drop:

@@ -22,17 +22,20 @@ from lit_simignore.surgery.calls import Signature, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
 from lit_simignore.surgery.decode import later_inputs
-from lit_simignore.surgery.drops import Drop
+from lit_simignore.surgery.drops import ENDS_OF_PROMPTS, Drop
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
 from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
 from lit_simignore.surgery.prompt import AFTER_IMAGE, Prompt, PromptReader, Slots
 from lit_simignore.surgery.refusals import (
     refuse_foreign_stages,
+    refuse_growth,
     refuse_late_images,
+    refuse_packed,
     refuse_pieces,
     refuse_video,
     refuse_window,
+    window_of,
 )
 from lit_simignore.surgery.rows import ColumnMap, hide_columns, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
@@ -75,6 +78,8 @@ class Attachment:
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
         self.scopes = {drop.scope for drop in drops if drop.scope is not None}
+        self.waits = any(drop.needs & ENDS_OF_PROMPTS for drop in drops)
+        self.window = window_of(decoder.config)
         read = frozenset().union(*(drop.needs for drop in self.entry)) & VISION_OFFERS
         tower = family.vision(model)
         self.vision = VisionTaps(tower, read) if tower is not None and read else None
@@ -136,10 +141,11 @@ class Attachment:
             return None
         if length > 1 and self.drops:
             refuse_late_images(ids, self.family.image_token_id(self.model.config), inputs)
-            if self.scopes and self.trace.spans is None:
+            if self.waits and self.trace.spans is None:
                 refuse_pieces(cache, state, inputs)
         if state is None or module is not self.entrances[-1]:
             return None
+        refuse_growth(self.window, cache, length)
         if state.owner is not self.owner:
             refuse_foreign_stages(state, self.stages.hooked)
             state.owner = self.owner  # a later attachment goes on with an earlier one's cache
@@ -212,10 +218,11 @@ class Attachment:
         call, slots = self._open_call(prefill, inputs, embeds)
         if not self.drops:
             return None
+        refuse_packed(self.decoder, inputs)
         changed = self._at_entry(prefill, call, slots, inputs)
         if not self.stages:
             return None if changed is None else ((), changed)
-        refuse_window(self.decoder.config, embeds.shape[1])
+        refuse_window(self.window, embeds.shape[1], inputs.get("past_key_values"))
         assert prefill.slots is not None
         prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots, prefill.hiding)
         return (), {**(changed or inputs), RUN: prefill.run}
@@ -234,7 +241,7 @@ class Attachment:
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
         check_cache(inputs.get("past_key_values"))
-        refuse_window(self.decoder.config, slots.alive.shape[1])
+        refuse_window(self.window, slots.alive.shape[1], inputs.get("past_key_values"))
         if self.masks and self.stages.returns:
             prefill.hiding = hide_columns(chosen.keep)
             return {**inputs, "inputs_embeds": chosen.rows}

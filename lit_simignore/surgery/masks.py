@@ -51,7 +51,8 @@ def prefill_mask(mask: Any, columns: ColumnMap, *, cached: bool) -> Any:
         return None if columns.all_valid and cached else columns.valid.long()
     if not isinstance(mask, Tensor):
         raise UserError(
-            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask, or "
+            "load the model with attn_implementation='sdpa'"
         )
     return gather_mask(mask, columns)
 
@@ -78,7 +79,8 @@ def hidden_mask(mask: Any, visible: Tensor) -> Any:
         return visible.long()
     if not isinstance(mask, Tensor):
         raise UserError(
-            f"masking expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+            f"masking expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask, or "
+            "load the model with attn_implementation='sdpa'"
         )
     hidden = F.pad(~visible, (0, mask.shape[-1] - visible.shape[1]), value=False)
     nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
@@ -118,6 +120,7 @@ def _one_of(mask: Any) -> Tensor | None:
         mask = mask.get("full_attention", next(iter(mask.values())))
     if mask is not None and not isinstance(mask, Tensor):
         raise UserError(
-            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask"
+            f"pruning expects a 2-D padding mask or a 4-D tensor; got {type(mask).__name__}: pass the 2-D mask, or "
+            "load the model with attn_implementation='sdpa'"
         )
     return mask

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from lit_simignore.surgery.cache import CacheState
 from lit_simignore.types import UserError
@@ -68,11 +69,67 @@ def refuse_foreign_stages(state: CacheState, layers: Iterable[int]) -> None:
     )
 
 
-def refuse_window(config: Any, length: int) -> None:
+def window_of(config: Any) -> int | None:
+    """Positions that sliding-window layers of the decoder see; ``None`` where no layer slides."""
+    return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+
+
+def refuse_window(window: int | None, length: int, cache: Cache | None) -> None:
     """Sliding windows count slots: dropping tokens would move what later tokens see."""
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and window < length:
+    if window is None:
+        return
+    if window < length:
         raise UserError(
             f"this decoder attends within a window of {window} positions and the prompt has {length}: dropping "
             "tokens would move the window; shorten the prompt"
         )
+    # a static cache that fills up may do so in compiled steps, which nobody watches
+    if cache is not None and cache.is_compileable and cache.get_max_length() >= window:
+        raise UserError(
+            f"this decoder attends within a window of {window} positions and the static cache is as long: dropping "
+            "tokens would move the window; use a smaller max_new_tokens, or the default cache"
+        )
+
+
+def refuse_growth(window: int | None, cache: Cache, num_new: int) -> None:
+    """A conversation that outgrows the window after its prompt was pruned."""
+    if window is None or cache.is_compileable:
+        return
+    length = int(cache.get_seq_length()) + num_new
+    if length > window:
+        raise UserError(
+            f"this decoder attends within a window of {window} positions and the conversation has grown to {length}: "
+            "the tokens that were dropped would move the window; use a smaller max_new_tokens, or leave this prompt "
+            "unpruned"
+        )
+
+
+def refuse_packed(decoder: Any, inputs: Mapping[str, Any]) -> None:
+    """Without mask and cache, transformers takes positions that jump for several prompts packed into one row."""
+    positions, use_cache = inputs.get("position_ids"), inputs.get("use_cache")
+    if positions is None or inputs.get("attention_mask") is not None or inputs.get("past_key_values") is not None:
+        return
+    cached = decoder.config.use_cache if use_cache is None else use_cache
+    if cached and not (decoder.training and getattr(decoder, "gradient_checkpointing", False)):
+        return
+    if positions.ndim == 3 and positions.shape[0] == 4:  # the first plane counts tokens, the others rows and columns
+        positions = positions[0]
+    if positions.ndim == 2 and bool((positions.diff(dim=-1) != 1).any()):
+        raise UserError(
+            "position_ids that jump, without attention_mask, mean several prompts packed into one row, and pruning "
+            "chooses row by row: give every prompt a row of its own (or, with one prompt per row, pass attention_mask)"
+        )
+
+
+def refuse_mixed_attention(decoder: Any) -> None:
+    """Masks are made once for all layers: one layer with another implementation would misread them."""
+    common = decoder.config._attn_implementation
+    for number, layer in enumerate(decoder.layers):
+        config = getattr(getattr(layer, "self_attn", None), "config", None)
+        own = getattr(config, "_attn_implementation", common)
+        made, wanted = (ALL_MASK_ATTENTION_FUNCTIONS.get(name) for name in (common, own))
+        if made is not None and wanted is not None and made is not wanted:
+            raise UserError(
+                f"decoder layer {number} computes attention by {own!r} and is given masks for {common!r}; call "
+                f"model.set_attn_implementation({common!r}) for the whole model"
+            )

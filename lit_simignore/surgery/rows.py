@@ -43,6 +43,13 @@ class ColumnMap:
         shift = None if self.shift is None else choose(self.shift)
         return replace(self, index=choose(self.index), valid=choose(self.valid), shift=shift)
 
+    def ends_whole(self, num_columns: int) -> bool:
+        """Whether none of the last ``num_columns`` original columns, at least 1, was dropped. Waits for the device."""
+        if self.width == self.length or num_columns > self.width:
+            return self.width == self.length
+        last = torch.arange(self.length - num_columns, self.length, device=self.index.device)
+        return bool(((self.index[:, -num_columns:] == last) & self.valid[:, -num_columns:]).all())
+
     def without_last(self, num_columns: int) -> ColumnMap:
         """The map after the last ``num_columns`` slots, and as many original columns, were taken back."""
         return replace(
