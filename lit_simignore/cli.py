@@ -201,10 +201,11 @@ def _quantization(wish: Quantization) -> Any:
 
 def _run_and_method(text: str) -> tuple[str, str | None]:
     """Split at the first colon behind a folder: names of methods may contain colons, and so may paths."""
-    for place, letter in enumerate(text):
-        if letter == ":" and Path(text[:place]).is_dir() and not Path(text).exists():
-            return text[:place], text[place + 1 :]
-    return text, None
+    if Path(text).exists() or ":" not in text:
+        return text, None
+    places = [place for place, letter in enumerate(text) if letter == ":"]
+    place = next((place for place in places if Path(text[:place]).is_dir()), places[0])
+    return text[:place], text[place + 1 :]
 
 
 def _eval_help() -> str:

@@ -146,6 +146,16 @@ def test_compare_pairs_two_saved_runs(tmp_path: Path, capsys: Printed) -> None:
     assert cli.eval_main([f"compare=[{a},{tmp_path / 'c'}]"]) == 1
 
 
+def test_a_method_s_name_may_hold_colons_and_so_may_a_folder_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b:c"):
+        Path(name).mkdir()
+    assert cli._run_and_method("a:fastv@layer_mean:192") == ("a", "fastv@layer_mean:192")
+    assert cli._run_and_method("b:c") == ("b:c", None)
+    assert cli._run_and_method("b:c:simignore") == ("b:c", "simignore")
+    assert cli._run_and_method("none:simignore") == ("none", "simignore")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A small run of the bundled model, and the arguments that made it."""
