@@ -48,8 +48,8 @@ def refuse_pieces(cache: Cache, state: CacheState | None, inputs: Mapping[str, A
         return
     if int(cache.get_seq_length()) == state.length:
         raise UserError(
-            "a prompt that comes in several pieces (prefill_chunk_size) cannot be pruned by its text: leave "
-            "prefill_chunk_size unset"
+            "a prompt that comes in several pieces (prefill_chunk_size) cannot be pruned by its text or by attention: "
+            "leave prefill_chunk_size unset"
         )
 
 
@@ -87,7 +87,7 @@ def refuse_window(window: int | None, length: int, cache: Cache | None) -> None:
     if cache is not None and cache.is_compileable and cache.get_max_length() >= window:
         raise UserError(
             f"this decoder attends within a window of {window} positions and the static cache is as long: dropping "
-            "tokens would move the window; use a smaller max_new_tokens, or the default cache"
+            "tokens would move the window; use the default cache, or a static one that is shorter than the window"
         )
 
 
