@@ -415,3 +415,23 @@ def test_generating_from_embeddings_whose_columns_are_named(model, batch, beams,
         with hiding(model, batch.inputs, shown):
             expected = model.generate(**reference_inputs(batch.inputs, per_sample[0].kept), **options)
     assert torch.equal(sequences, expected[:, batch.length :])
+
+
+def test_ddp_prunes_and_gives_the_gradients_of_the_inner_model(tmp_path, batch):
+    from torch import distributed
+
+    labels = torch.full_like(batch.inputs["input_ids"], -100)
+    labels[:, -4:] = batch.inputs["input_ids"][:, -4:]
+    inner, model = tiny_llava(), tiny_llava()
+    with attach(inner, *ENTRY_AND_STAGE, spans=batch.spans):
+        inner(**batch.inputs, labels=labels).loss.backward()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        with attach(wrapped, *ENTRY_AND_STAGE, spans=batch.spans) as trace:
+            wrapped(**batch.inputs, labels=labels).loss.backward()
+    finally:
+        distributed.destroy_process_group()
+    assert [len(kept) for kept in trace.kept] == [5, 5, 5]
+    for one, other in zip(inner.parameters(), model.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None) and (one.grad is None or torch.equal(one.grad, other.grad))
