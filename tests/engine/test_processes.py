@@ -58,8 +58,9 @@ def test_sigterm_to_one_of_two_processes_is_no_success_and_no_hang(
 
 
 def test_torchrun_heals_itself_after_a_kill(tmp_path: Path, whole: dict[str, Any]) -> None:
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3", "-m")
-    assert run(tmp_path, "auto", 7, 1, launcher=launcher) == 0
+    # Each restart may be wasted: gloo sometimes dials the port that the killed process had (connectFullMesh failed).
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=9", "-m")
+    assert run(tmp_path, "auto", 7, 1, launcher=launcher, timeout=600) == 0
     assert without_time(summary(tmp_path)) == without_time(whole)
     assert len({path.name.split("-")[1] for path in tmp_path.glob("predictions-*")}) > 1
 
