@@ -122,7 +122,7 @@ def test_training_the_bundled_model_takes_the_recipe_s_keys(monkeypatch: pytest.
     asked: list[PicoConfig] = []
     monkeypatch.setattr(pico, "train", lambda config: asked.append(config) or Path(config.output) / "model")
     assert cli.train_main(["experiment=pico-unaligned", "pico.steps=7"]) == 0
-    assert asked == [PicoConfig(alignment=Alignment.PROBE, output="runs/pico-unaligned", steps=7)]
+    assert asked == [PicoConfig(alignment=Alignment.PROBE, output="runs/pico-unaligned", steps=7, decay_steps=800)]
     assert capsys.readouterr().out == f"model: {Path('runs/pico-unaligned/model')}\n"
 
 
