@@ -282,7 +282,8 @@ def test_output_options_keep_working(model, batch):
         states = model(**batch.inputs, output_hidden_states=True).hidden_states
         few = model(**batch.inputs, logits_to_keep=2).logits
         full = model(**batch.inputs).logits
-    assert as_tuple[0].shape == full.shape and torch.equal(few, full[:, -2:])
+    assert as_tuple[0].shape == full.shape
+    torch.testing.assert_close(few, full[:, -2:], atol=1e-5, rtol=1e-5)  # a matmul of other rows may round otherwise
     assert states[1].shape[1] < batch.length
 
 

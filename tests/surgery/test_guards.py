@@ -384,7 +384,8 @@ def test_a_boolean_choice_of_logits_names_columns_of_the_original_prompt(model, 
     with torch.no_grad(), attach(model, *ENTRY_AND_STAGE, spans=batch.spans):
         few = model(**batch.inputs, logits_to_keep=columns).logits
         full = model(**batch.inputs).logits
-    assert torch.equal(few.flatten(0, -2), full[:, -3:].flatten(0, 1))
+    # a matmul of other rows may round otherwise
+    torch.testing.assert_close(few.flatten(0, -2), full[:, -3:].flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_attention_maps_and_hidden_states_are_shown_at_their_true_lengths(batch):
