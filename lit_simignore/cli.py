@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lit_simignore.benchmarks import BENCHMARKS
-from lit_simignore.command import FLAGS, is_main_process, one_line, run_command
+from lit_simignore.command import FLAGS, is_main_process, run_command
 from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import Evaluation, compose_evaluation
 from lit_simignore.config.help import render_help
-from lit_simignore.config.schema import Dtype, EvalConfig, ModelConfig, Quantization, TrainConfig
+from lit_simignore.config.schema import EvalConfig, TrainConfig
 from lit_simignore.config.typed import ConfigError, plain
 from lit_simignore.interventions import INTERVENTIONS
+from lit_simignore.loading import load_model
 from lit_simignore.pico.config import PicoConfig
 from lit_simignore.pruning import PRUNERS
 from lit_simignore.types import UserError
@@ -160,43 +161,6 @@ def _train(assignments: Sequence[str], only_config: bool) -> None:
     from lit_simignore.pico.train import train
 
     print(f"model: {train(config.pico)}")
-
-
-def load_model(config: ModelConfig) -> tuple[Any, Any]:
-    """The configured model and its processor.
-
-    Raises:
-        UserError: no such model or adapter, or a package for it is missing.
-    """
-    from lit_simignore.surgery.load import load
-
-    model: Any
-    model, processor = load(
-        config.path,
-        dtype=None if config.dtype is Dtype.AUTO else config.dtype.value,
-        device_map=config.device_map,
-        attn_implementation=config.attn_implementation,
-        quantization_config=_quantization(config.quantization),
-        trust_remote_code=config.trust_remote_code,
-        revision=config.revision,
-    )
-    if config.adapter is not None:
-        try:
-            model.load_adapter(config.adapter)
-        except (ImportError, OSError, ValueError) as error:
-            raise UserError(f"cannot put the adapter {config.adapter!r} on the model: {one_line(error)}") from error
-    return model, processor
-
-
-def _quantization(wish: Quantization) -> Any:
-    if wish is Quantization.NONE:
-        return None
-    from transformers import BitsAndBytesConfig
-
-    try:
-        return BitsAndBytesConfig(load_in_4bit=wish is Quantization.BITS4, load_in_8bit=wish is Quantization.BITS8)
-    except ImportError as error:
-        raise UserError(f"model.quantization={wish.value} needs bitsandbytes: pip install -e '.[gpu]'") from error
 
 
 def _run_and_method(text: str) -> tuple[str, str | None]:

@@ -37,7 +37,8 @@ def _choices(schema: type) -> Iterator[str]:
     for group in groups:
         if group in hints(schema):
             yield _wrapped(f"  {'methods' if group == 'method' else group}= {', '.join(folders.options(group))}")
-    yield _wrapped(f"  experiment= {', '.join(folders.experiments()) or '(none here)'}")
+    if "experiment" in hints(schema):
+        yield _wrapped(f"  experiment= {', '.join(folders.experiments()) or '(none here)'}")
 
 
 def _keys(cls: type, where: str) -> Iterator[str]:

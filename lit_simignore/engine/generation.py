@@ -104,15 +104,15 @@ def _image_dtype(model: nn.Module) -> torch.dtype:
 
 
 def answer(
-    model: nn.Module, processor: Any, prompts: Prompts, parts: Sequence[object], max_new_tokens: int
+    model: nn.Module, processor: Any, prompts: Prompts, parts: Sequence[object], max_new_tokens: int, **settings: Any
 ) -> Answers:
-    """Answer a batch greedily with ``parts`` attached for the length of the call."""
+    """Answer a batch greedily with ``parts`` attached for the length of the call; ``settings`` go to ``generate``."""
     watch = NaNWatch()
     device = prompts.inputs["input_ids"].device
     synchronize(device)
     start = time.perf_counter()
     with attach(model, *parts, spans=prompts.spans) as trace:
-        ids = generate(model, processor, prompts, max_new_tokens=max_new_tokens, watch=watch)
+        ids = generate(model, processor, prompts, max_new_tokens=max_new_tokens, watch=watch, **settings)
     synchronize(device)
     wall_ms = 1000 * (time.perf_counter() - start)
     texts = processor.batch_decode(ids[:, prompts.width :], skip_special_tokens=True)

@@ -120,7 +120,6 @@ def safe_path(run_dir: Path, file: str) -> Path:
 
 
 def _embed(path: Path) -> Picture:
-    """Small PNGs go in as decoded and written anew (never the file's own bytes), larger pictures as JPEG."""
     try:
         with Image.open(path, formats=_FORMATS) as opened:
             if opened.width * opened.height > _MAX_PIXELS:
@@ -130,6 +129,11 @@ def _embed(path: Path) -> Picture:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path.name!r} cannot be read as a picture ({type(error).__name__})") from error
+    return embedded(image)
+
+
+def embedded(image: Image.Image) -> Picture:
+    """An opened image made small for a page, in place: written anew as PNG, as JPEG where that is large."""
     image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     data, kind = _written(image, "PNG", optimize=True), "png"
     if len(data) > _MAX_PNG_BYTES:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_simignore.surgery.images import MAX_PIXELS, open_image
+from lit_simignore.surgery.images import FORMATS, MAX_PIXELS, open_bytes, open_image
 from lit_simignore.types import UserError
 
 
@@ -119,3 +119,45 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
 
 def test_anything_else_is_refused():
     assert "got int" in one_line(3)
+
+
+def contents(form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture("1" if form == "XBM" else "RGB").save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "XBM"])
+def test_contents_of_a_file_open_like_the_file(form, tmp_path):
+    assert form in FORMATS
+    path = tmp_path / "a"
+    path.write_bytes(contents(form))
+    assert open_bytes(path.read_bytes(), "sent").tobytes() == open_image(path).tobytes()
+
+
+def test_formats_that_other_programs_decode_are_not_read_from_contents():
+    with pytest.raises(UserError, match="not an image, or in a format that Pillow does not read: sent"):
+        open_bytes(contents("EPS"), "sent")
+
+
+def test_contents_have_their_own_limit_of_pixels():
+    assert open_bytes(contents("PNG"), "sent", max_pixels=600).size == (30, 20)
+    with pytest.raises(UserError, match="30x20 pixels, more than 599"):
+        open_bytes(contents("PNG"), "sent", max_pixels=599)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it will refuse next
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "XBM", "SGI", "DDS"])
+def test_whatever_is_broken_in_a_file_is_one_line(form):
+    rng = np.random.default_rng(0)
+    whole, refused = contents(form), 0
+    for _ in range(60):
+        data = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, min(len(data), 120), 4):
+            data[place] = rng.integers(256)
+        try:
+            open_bytes(bytes(data), "sent", max_pixels=10**6)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20

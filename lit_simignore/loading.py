@@ -1,0 +1,46 @@
+"""The model that a configuration names, with everything that the configuration says about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_simignore.command import one_line
+from lit_simignore.config.schema import Dtype, ModelConfig, Quantization
+from lit_simignore.types import UserError
+
+
+def load_model(config: ModelConfig) -> tuple[Any, Any]:
+    """The configured model and its processor.
+
+    Raises:
+        UserError: no such model or adapter, or a package for it is missing.
+    """
+    from lit_simignore.surgery.load import load
+
+    model: Any
+    model, processor = load(
+        config.path,
+        dtype=None if config.dtype is Dtype.AUTO else config.dtype.value,
+        device_map=config.device_map,
+        attn_implementation=config.attn_implementation,
+        quantization_config=_quantization(config.quantization),
+        trust_remote_code=config.trust_remote_code,
+        revision=config.revision,
+    )
+    if config.adapter is not None:
+        try:
+            model.load_adapter(config.adapter)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"cannot put the adapter {config.adapter!r} on the model: {one_line(error)}") from error
+    return model, processor
+
+
+def _quantization(wish: Quantization) -> Any:
+    if wish is Quantization.NONE:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    try:
+        return BitsAndBytesConfig(load_in_4bit=wish is Quantization.BITS4, load_in_8bit=wish is Quantization.BITS8)
+    except ImportError as error:
+        raise UserError(f"model.quantization={wish.value} needs bitsandbytes: pip install -e '.[gpu]'") from error
