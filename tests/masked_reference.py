@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_simignore.surgery.calls import cache_in
+
 IMAGE_ID = 4
 
 
@@ -56,7 +58,7 @@ def generate(model: Any, inputs: dict[str, Any], tokens: int = 8, **options: Any
         output_logits=True,
         **options,
     )
-    return output.sequences, torch.stack(output.logits, dim=1), output.past_key_values
+    return output.sequences, torch.stack(output.logits, dim=1), cache_in(output)
 
 
 def distance(first: Tensor, second: Tensor) -> float:
@@ -97,7 +99,7 @@ class HiddenFromLayers:
 
     def _hook(self, hidden: Tensor, number: int) -> Any:
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            rows, cache, mask = args[0], kwargs.get("past_key_values"), kwargs.get("attention_mask")
+            rows, cache, mask = args[0], cache_in(kwargs), kwargs.get("attention_mask")
             batch, queries = rows.shape[:2]
             past = int(cache.get_seq_length(number)) if cache is not None else 0
             keys = mask.shape[-1] if mask is not None else past + queries

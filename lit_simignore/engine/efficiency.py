@@ -27,6 +27,7 @@ from lit_simignore.engine.environment import device_name
 from lit_simignore.engine.generation import Prompts, generate, prompts_of, synchronize
 from lit_simignore.pruning.base import Pruner
 from lit_simignore.surgery.attach import attach
+from lit_simignore.surgery.calls import cache_in
 from lit_simignore.types import Method, Sample, UserError
 
 
@@ -175,7 +176,7 @@ def _rehearse(
             model, processor, prompts, watch=Stopwatch(device), max_new_tokens=1, return_dict_in_generate=True
         )
     timings.pruner_ms.append(1000 * sum(spent) / count)
-    stored = _cache_mib(output.past_key_values)
+    stored = _cache_mib(cache_in(output))
     if stored is not None:
         timings.kv_cache_mib.append(stored / count)
     vision = _vision_ms(model, prompts)

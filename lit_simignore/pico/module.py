@@ -16,6 +16,7 @@ from lit_simignore.pico.config import Alignment, PicoConfig
 from lit_simignore.pico.losses import answer_loss, packed_mask, patch_probe_loss, patch_word_loss
 from lit_simignore.pico.packing import KINDS, PicoBatch, PicoStream, Rows
 from lit_simignore.shapes.vocabulary import BOS, COLOR_NAMES, SHAPE_NAMES, TOKEN_ID
+from lit_simignore.surgery.calls import cache_in, cache_name
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -92,14 +93,14 @@ class LitPico(L.LightningModule):
             prefix = PREFIX
             opening = embed(torch.tensor([BOS, TOKEN_ID["USER:"]], device=self.device)).expand(len(patches), -1, -1)
             picture = torch.cat([opening.to(patches.dtype), patches], 1)
-            cache = decoder(inputs_embeds=picture, use_cache=True).past_key_values
+            cache = cache_in(decoder(inputs_embeds=picture, use_cache=True))
             cache.batch_repeat_interleave(len(rows.ids) // len(patches))
         return decoder(
             inputs_embeds=embed(rows.ids),
             attention_mask=packed_mask(rows.segments, prefix),
             position_ids=rows.positions + (prefix or TEXT_PREFIX),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{cache_name(decoder.forward): cache},
         ).last_hidden_state
 
     def training_step(self, batch: PicoBatch, batch_idx: int) -> None:

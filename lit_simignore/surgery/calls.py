@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What the cache is called, as an argument and as an output: the second before transformers 5.24."""
+
 _NOTED_IDS: ContextVar[Tensor | None] = ContextVar("lit_simignore_ids", default=None)
+
+
+def cache_in(named: Mapping[str, Any]) -> Any:
+    """The cache among arguments or outputs; ``None`` if there is none."""
+    found = [named.get(name) for name in CACHE_NAMES]
+    return next((cache for cache in found if cache is not None), None)
+
+
+def cache_name(function: Callable[..., Any]) -> str:
+    """What ``function`` of transformers calls its cache."""
+    parameters = inspect.signature(function).parameters
+    return next(name for name in CACHE_NAMES if name in parameters)
 
 
 class Signature:

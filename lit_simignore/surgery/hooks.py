@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
-from lit_simignore.surgery.calls import Signature, note_ids, take_noted_ids
+from lit_simignore.surgery.calls import Signature, cache_in, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
 from lit_simignore.surgery.decode import later_inputs
@@ -128,7 +128,7 @@ class Attachment:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = self._signatures[module].named(args, kwargs)
-        ids, embeds, cache = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("past_key_values")
+        ids, embeds, cache = inputs.get("input_ids"), inputs.get("inputs_embeds"), cache_in(inputs)
         given = ids if ids is not None else embeds
         if given is None:
             return None
@@ -222,7 +222,7 @@ class Attachment:
         changed = self._at_entry(prefill, call, slots, inputs)
         if not self.stages:
             return None if changed is None else ((), changed)
-        refuse_window(self.window, embeds.shape[1], inputs.get("past_key_values"))
+        refuse_window(self.window, embeds.shape[1], cache_in(inputs))
         assert prefill.slots is not None
         prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots, prefill.hiding)
         return (), {**(changed or inputs), RUN: prefill.run}
@@ -240,8 +240,8 @@ class Attachment:
         chosen = choose_visual(place, inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:
             return None
-        check_cache(inputs.get("past_key_values"))
-        refuse_window(self.window, slots.alive.shape[1], inputs.get("past_key_values"))
+        check_cache(cache_in(inputs))
+        refuse_window(self.window, slots.alive.shape[1], cache_in(inputs))
         if self.masks and self.stages.returns:
             prefill.hiding = hide_columns(chosen.keep)
             return {**inputs, "inputs_embeds": chosen.rows}
@@ -280,7 +280,7 @@ class Attachment:
             return None
         as_tuple = isinstance(output, tuple)
         hidden = output[0] if as_tuple else output.last_hidden_state
-        found = [part for part in output if isinstance(part, Cache)] if as_tuple else [output.past_key_values]
+        found = [part for part in output if isinstance(part, Cache)] if as_tuple else [cache_in(output)]
         if found and found[0] is not None:
             check_cache(found[0])
             stages = {} if prefill.run is None else prefill.run.maps

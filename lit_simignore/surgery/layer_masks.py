@@ -10,8 +10,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
+from lit_simignore.surgery.calls import cache_name
 from lit_simignore.surgery.masks import gather_mask
 from lit_simignore.surgery.rows import ColumnMap
+
+_CACHE = cache_name(create_causal_mask)
 
 
 def stage_prefill_mask(
@@ -77,6 +80,6 @@ def _causal(hidden: Tensor, valid: Tensor, cache: Cache | None, config: Any, lay
         config=config,
         inputs_embeds=hidden,
         attention_mask=valid.long(),
-        past_key_values=cache,
         layer_idx=layer_idx,
+        **{_CACHE: cache},
     )

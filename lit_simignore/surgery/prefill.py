@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_simignore.surgery.calls import cache_in
 from lit_simignore.surgery.choose import Chosen
 from lit_simignore.surgery.masks import hidden_mask, prefill_mask
 from lit_simignore.surgery.prompt import Slots
 from lit_simignore.surgery.rows import ColumnMap, gather_positions, gather_rows, hide_columns, keep_columns
 from lit_simignore.types import UserError
 
-KNOWN_INPUTS = frozenset({"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "input_ids", "labels"})
+KNOWN_INPUTS = frozenset({"inputs_embeds", "attention_mask", "position_ids", "input_ids", "labels"})
 
 
 def shortened_inputs(
@@ -38,7 +39,7 @@ def shortened_inputs(
     if renumber:
         dropped = dropped_before(slots.alive, chosen.keep)
         columns, positions = replace(columns, shift=dropped[:, -1:]), closed_up(positions, dropped)
-    cached = inputs.get("past_key_values") is not None
+    cached = cache_in(inputs) is not None
     changed = {
         "inputs_embeds": gather_rows(chosen.rows, columns.index),
         "position_ids": gather_positions(positions, columns.index).masked_fill(~columns.valid, 0),

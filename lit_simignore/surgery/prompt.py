@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_simignore.surgery.calls import cache_in
 from lit_simignore.surgery.columns import Columns
 from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.surgery.spans import Spans
@@ -221,7 +222,7 @@ class PromptReader:
         appends each new token and calls again. Both would otherwise let the output choose the visual tokens.
         """
         length = input_ids.shape[1]
-        if arguments.get("past_key_values") is None:
+        if cache_in(arguments) is None:
             return self._without_cache(input_ids)
         asked = arguments.get("logits_to_keep", 0)
         return length - (asked - 1) if isinstance(asked, int) and 1 < asked < length else length

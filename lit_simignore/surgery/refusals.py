@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from lit_simignore.surgery.cache import CacheState
+from lit_simignore.surgery.calls import cache_in
 from lit_simignore.types import UserError
 
 VISION_INPUTS = ("pixel_values", "pixel_values_images", "image_patches")
@@ -107,7 +108,7 @@ def refuse_growth(window: int | None, cache: Cache, num_new: int) -> None:
 def refuse_packed(decoder: Any, inputs: Mapping[str, Any]) -> None:
     """Without mask and cache, transformers takes positions that jump for several prompts packed into one row."""
     positions, use_cache = inputs.get("position_ids"), inputs.get("use_cache")
-    if positions is None or inputs.get("attention_mask") is not None or inputs.get("past_key_values") is not None:
+    if positions is None or inputs.get("attention_mask") is not None or cache_in(inputs) is not None:
         return
     cached = decoder.config.use_cache if use_cache is None else use_cache
     if cached and not (decoder.training and getattr(decoder, "gradient_checkpointing", False)):

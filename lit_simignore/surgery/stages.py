@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_simignore.pruning.base import Features, Need
 from lit_simignore.surgery.attention import RUN, Heads, install_tap
 from lit_simignore.surgery.cache import CacheState, check_cache, state_of
+from lit_simignore.surgery.calls import CACHE_NAMES, cache_in
 from lit_simignore.surgery.choose import Chosen, Place, check_labels, choose_visual
 from lit_simignore.surgery.drops import Drop
 from lit_simignore.surgery.layer_masks import stage_decode_mask, stage_prefill_mask
@@ -180,7 +181,7 @@ class LayerStages:
             return hidden  # nothing was ever dropped: bit-identical
         if layer == self.first and self.returns:
             run.columns = None  # what was hidden so far is seen again, unless it is dropped now
-        check_cache(kwargs.get("past_key_values"))
+        check_cache(cache_in(kwargs))
         check_labels(run.prompt, run.slots, chosen.keep)
         last = keep_columns(chosen.keep)
         closes = any(drop.renumbers for drop in self.by_layer[layer])
@@ -220,7 +221,7 @@ class LayerStages:
                 adapted["position_ids"] = run.remembered(
                     "positions", positions, lambda: gather_positions(positions, index)
                 )
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        mask, cache = kwargs.get("attention_mask"), cache_in(kwargs)
         adapted["attention_mask"] = run.remembered(
             "mask",
             mask,
@@ -231,7 +232,7 @@ class LayerStages:
     def _probe(self, layer: int, run: DecoderRun, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Queries and keys that this layer would compute from all rows, without its kernel and without caching."""
         module = self.decoder.layers[layer]  # type: ignore[index]
-        inputs = {**kwargs, "past_key_values": None}
+        inputs = {name: None if name in CACHE_NAMES else value for name, value in kwargs.items()}
         inputs.pop("hidden_states", None)
         run.probing = True
         try:
@@ -243,7 +244,7 @@ class LayerStages:
     # -- later steps
 
     def _later(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         state = state_of(cache)
         passed = [stage for stage in (state.stages if state is not None else ()) if stage <= layer]
         if state is None or not passed:
@@ -257,7 +258,7 @@ class LayerStages:
         return changed
 
     def _later_mask(self, state: CacheState, stage: int, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Any:
-        mask, cache = kwargs.get("attention_mask"), kwargs["past_key_values"]
+        mask, cache = kwargs.get("attention_mask"), cache_in(kwargs)
         config = self.decoder.config
         if torch.compiler.is_compiling() or cache.is_compileable:
             return stage_decode_mask(mask, state.stages[stage], hidden, cache, config, layer)

@@ -348,12 +348,12 @@ def test_rows_of_a_pruned_cache_can_be_reordered_repeated_and_taken(model, batch
         caches = [model(**inputs).past_key_values for _ in range(4)]
         expected = step(caches[0], torch.arange(3))
         caches[1].reorder_cache(order)
-        assert distance(step(caches[1], order), expected[order]) < 1e-5
+        assert distance(step(caches[1], order), expected[order]) < 1e-4
         caches[2].batch_repeat_interleave(2)
         twice = torch.arange(3).repeat_interleave(2)
-        assert distance(step(caches[2], twice), expected[twice]) < 1e-5
+        assert distance(step(caches[2], twice), expected[twice]) < 1e-4
         caches[3].batch_select_indices(order[:2])
-        assert distance(step(caches[3], order[:2]), expected[order[:2]]) < 1e-5
+        assert distance(step(caches[3], order[:2]), expected[order[:2]]) < 1e-4
 
 
 def test_compiled_decoding_on_a_static_cache_has_no_graph_break(model, batch):
