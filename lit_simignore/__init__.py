@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lit_simignore.pruning.simignore import Simignore as Simignore
     from lit_simignore.report.html import write_report as write_report
     from lit_simignore.surgery.attach import attach as attach
+    from lit_simignore.surgery.capture import capture as capture
+    from lit_simignore.surgery.flow import information_flow as information_flow
     from lit_simignore.surgery.load import load as load
     from lit_simignore.surgery.prefill_shape import prompt_shape as prompt_shape
     from lit_simignore.surgery.prepare import prepare as prepare
@@ -48,6 +50,8 @@ _HOME = {
     "prompt_shape": "surgery.prefill_shape",
     "attach": "surgery.attach",
     "Trace": "surgery.trace",
+    "capture": "surgery.capture",
+    "information_flow": "surgery.flow",
     "evaluate": "engine.evaluate",
     "EvaluationSettings": "engine.evaluate",
     "LitEvaluator": "engine.evaluator",

@@ -66,6 +66,11 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
         yield trace
 
 
+def is_attached(decoder: nn.Module) -> bool:
+    """Whether an :func:`attach` block of a model with this text decoder is open."""
+    return decoder in _ATTACHED
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside wrappers of PEFT, ``torch.compile``, DDP and DataParallel."""
     while True:

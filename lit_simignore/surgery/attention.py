@@ -39,6 +39,7 @@ class Heads:
         mask: as the kernel gets it: ``None`` (plainly causal), 2-D padding, or 4-D bool or additive.
         scaling: factor of the logits.
         causal: whether ``None`` and 2-D masks mean causal attention.
+        value: ``(B, G, n, e)``; ``None`` where only queries and keys are known.
     """
 
     query: Tensor
@@ -46,6 +47,7 @@ class Heads:
     mask: Tensor | None
     scaling: float
     causal: bool = True
+    value: Tensor | None = None
 
     def probabilities(self, row: int, queries: Tensor) -> Tensor:
         """``(H, R, n)`` float32 softmax over all slots that the queries ``(R,)`` of batch row ``row`` may see."""
@@ -135,7 +137,9 @@ def tapped_attention(
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         layer = int(getattr(module, "layer_idx", -1))
         causal = bool(getattr(module, "is_causal", True))
-        observer.observe(layer, Heads(query, key[:, :, : query.shape[2]], attention_mask, scaling, causal))
+        stored = slice(query.shape[2])
+        heads = Heads(query, key[:, :, stored], attention_mask, scaling, causal, value[:, :, stored])
+        observer.observe(layer, heads)
         if observer.probing:
             return torch.zeros_like(query.transpose(1, 2)), None
     return call_original(module, query, key, value, attention_mask, **kwargs)

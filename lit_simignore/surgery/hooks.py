@@ -53,6 +53,7 @@ class Prefill:
         self.prompt = prompt
         self.entrance = entrance
         self.slots: Slots | None = None
+        self.whole: Slots | None = None
         self.columns: ColumnMap | None = None
         self.hiding: ColumnMap | None = None
         self.run: DecoderRun | None = None
@@ -62,6 +63,11 @@ class Prefill:
 
 
 _PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", default=None)
+
+
+def current_prefill() -> Prefill | None:
+    """The prefill that is running in this thread; ``None`` between calls, in later steps and in the backward pass."""
+    return _PREFILL.get()
 
 
 class Attachment:
@@ -264,7 +270,7 @@ class Attachment:
         runs = visual_runs(slots.visual, prompt.ids, inputs.get("position_ids"))[:: prompt.repeats]
         grids = [self.family.grids(self.model.config, sample) for sample in runs]
         prefill.num_text = (slots.alive & ~slots.visual).sum(dim=1).tolist()[:: prompt.repeats]
-        prefill.slots = slots
+        prefill.whole = prefill.slots = slots
         prefill.call = CallTrace(num_visual=counts, grids=grids)
         return prefill.call, slots
 

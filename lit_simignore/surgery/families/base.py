@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -36,6 +37,9 @@ class Family(ABC):
 
     column_inputs: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the decoder with one entry per column that :meth:`shortened` shortens."""
+
+    answer_inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"token_type_ids": 0, "mm_token_type_ids": 0})
+    """Arguments of the model with one entry per column, and what they say of a token of the answer."""
 
     processor: ClassVar[str] = ""
     """Class in ``surgery.processors`` that takes the place of transformers' own; empty for ``AutoProcessor``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from lit_simignore.pruning.base import Need
@@ -13,6 +15,7 @@ class PaliGemma(Family):
     """A SigLIP tower (no class token), a linear projector; the whole prompt is one bidirectional block."""
 
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    answer_inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"token_type_ids": 1})
     processor: ClassVar[str] = "TemplatedPaliGemma"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
 
