@@ -26,6 +26,9 @@ IMPLEMENTATION = "lit_simignore"
 RUN = "lit_simignore_run"
 """Keyword argument that carries the prefill's :class:`Observer` into every layer."""
 
+EDITS = "lit_simignore_edits"
+"""Keyword argument that carries what is to be done to one layer's attention."""
+
 TAP = "_lit_simignore_tap"
 
 
@@ -85,64 +88,110 @@ class Observer(Protocol):
         """Receive queries and keys. May be called again when a layer is recomputed."""
 
 
+class LayerEdits(Protocol):
+    """What is done to one layer's attention in one call of the model."""
+
+    def attend(
+        self,
+        kernel: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        causal: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output ``(B, Q, H, e)`` and, where the kernel gives them, probabilities; called again if recomputed."""
+
+
 @dataclass(slots=True)
 class Tap:
-    """What a tapped module remembers: the configuration that it had, and who listens if the call does not say."""
+    """What a tapped module remembers.
+
+    Args:
+        config: the configuration that it had.
+        observers: who listens to every call, beside the run that a call may carry; ``None`` for taps without.
+    """
 
     config: Any
-    observer: Observer | None = None
+    observers: list[Observer | None]
 
 
 class TapHandle:
-    """Undoes a tap by :meth:`remove`, like the handles of hooks."""
+    """Undoes one tap by :meth:`remove`, like the handles of hooks."""
 
-    def __init__(self, attention: nn.Module) -> None:
-        self._attention = attention
+    def __init__(self, attention: nn.Module, observer: Observer | None) -> None:
+        self._attention, self._observer = attention, observer
 
     def remove(self) -> None:
-        """Give the module back its own configuration."""
-        self._attention.config = getattr(self._attention, TAP).config
-        delattr(self._attention, TAP)
+        """Stop listening; the last one gives the module back its own configuration."""
+        tap: Tap = getattr(self._attention, TAP)
+        index = next(i for i, each in enumerate(tap.observers) if each is self._observer)
+        del tap.observers[index]
+        if not tap.observers:
+            self._attention.config = tap.config
+            delattr(self._attention, TAP)
 
 
 def install_tap(attention: nn.Module, observer: Observer | None = None) -> TapHandle:
-    """Switch one attention module to this file's function.
+    """Switch one attention module to this file's function. Several taps of one module stand side by side.
 
     Args:
         attention: looks its kernel up by its configuration, as all of transformers' do.
-        observer: who listens where calls do not carry an observer, as in vision towers.
+        observer: who listens to every call, whether or not it carries a run of its own.
 
     Raises:
         UserError: the module does not look its kernel up by configuration.
     """
+    tap: Tap | None = getattr(attention, TAP, None)
+    if tap is not None:
+        tap.observers.append(observer)
+        return TapHandle(attention, observer)
     config = getattr(attention, "config", None)
-    if getattr(config, "_attn_implementation", None) is None or hasattr(attention, TAP):
+    if getattr(config, "_attn_implementation", None) is None:
         raise UserError(
             f"{type(attention).__name__} cannot be observed: it does not choose its attention by configuration"
         )
-    setattr(attention, TAP, Tap(config, observer))
+    setattr(attention, TAP, Tap(config, [observer]))
     own: Any = copy.copy(config)
     own._attn_implementation_internal = IMPLEMENTATION
     attention.config = own
-    return TapHandle(attention)
+    return TapHandle(attention, observer)
 
 
 def tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The registered function: report, then do what the module would have done."""
-    observer: Observer | None = kwargs.pop(RUN, None) or getattr(module, TAP).observer
-    if observer is not None:
+    """The registered function: report, then do what the module would have done, edited where the call says so."""
+    run: Observer | None = kwargs.pop(RUN, None)
+    edits: LayerEdits | None = kwargs.pop(EDITS, None)
+    probing = run is not None and run.probing  # asked for by that run alone, which wants no output
+    listeners = [run] if probing else [run, *getattr(module, TAP).observers]
+    heard = [listener for listener in listeners if listener is not None]
+    if heard:
         _check_kernel(attention_mask, kwargs)
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         layer = int(getattr(module, "layer_idx", -1))
-        causal = bool(getattr(module, "is_causal", True))
+        scaling, causal = _rule(module, query, kwargs)
         stored = slice(query.shape[2])
         heads = Heads(query, key[:, :, stored], attention_mask, scaling, causal, value[:, :, stored])
-        observer.observe(layer, heads)
-        if observer.probing:
-            return torch.zeros_like(query.transpose(1, 2)), None
-    return call_original(module, query, key, value, attention_mask, **kwargs)
+        for listener in heard:
+            listener.observe(layer, heads)
+    if probing:
+        return torch.zeros_like(query.transpose(1, 2)), None
+    if edits is None:
+        return call_original(module, query, key, value, attention_mask, **kwargs)
+    _check_kernel(attention_mask, kwargs)
+    scaling, causal = _rule(module, query, kwargs)
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        return call_original(module, query, key, value, attention_mask, **kwargs)
+
+    return edits.attend(kernel, query, key, value, attention_mask, scaling, causal)
+
+
+def _rule(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> tuple[float, bool]:
+    """Factor of the logits, and whether no mask means causal attention."""
+    return kwargs.get("scaling") or query.shape[-1] ** -0.5, bool(getattr(module, "is_causal", True))
 
 
 def call_original(
