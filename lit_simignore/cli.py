@@ -16,7 +16,7 @@ from lit_simignore.command import FLAGS, is_main_process, run_command
 from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import Evaluation, compose_evaluation
 from lit_simignore.config.help import render_help
-from lit_simignore.config.schema import EvalConfig, TrainConfig
+from lit_simignore.config.schema import Analysis, EvalConfig, TrainConfig
 from lit_simignore.config.typed import ConfigError, plain
 from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.loading import load_model
@@ -100,9 +100,19 @@ def _evaluate(asked: Evaluation) -> None:
     summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings)
     _save_config(asked)
     if is_main_process():
+        if asked.config.analysis is Analysis.FLOW:
+            _look_at_flow(asked, model, processor, settings)
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
         _log(asked, summary)
+
+
+def _look_at_flow(asked: Evaluation, model: Any, processor: Any, settings: EvaluationSettings) -> None:
+    from lit_simignore.engine.flow import FlowPlan, analyse_flow
+
+    wish = plain(asked.config.flow)
+    plan = FlowPlan(**{**wish, "layers": tuple(wish["layers"]), "methods": tuple(wish["methods"])})
+    analyse_flow(model, processor, asked.benchmark, asked.run_dir, plan, settings)
 
 
 def _log(asked: Evaluation, summary: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def compose_evaluation(assignments: Sequence[str]) -> Evaluation:
         benchmark = build_benchmark(config.benchmark)
         definitions = Definitions(layers.each("method"), config.budget_definition)
         methods = build_methods(config.methods, asked_budgets(config), definitions)
+        _check_shown(config.flow.methods, [method.name for method in methods])
         resolved = {name: value for name, value in plain(config).items() if name not in _NOT_SAVED}
         resolved["benchmark"] = {"name": config.benchmark["name"], **plain(benchmark)}
         resolved["method"] = used_definitions(config.methods, definitions)
@@ -99,6 +100,20 @@ def _check(config: EvalConfig) -> None:
         ("efficiency.batch_size", config.efficiency.batch_size, 1),
         ("efficiency.repeats", config.efficiency.repeats, 1),
         ("efficiency.decode_tokens", config.efficiency.decode_tokens, 1),
+        ("flow.samples", config.flow.samples, 1),
+        ("flow.shown", config.flow.shown, 0),
+        ("flow.truncation", config.flow.truncation, 0),
+        ("flow.tolerance", config.flow.tolerance, 0),
+        ("flow.clusters", config.flow.clusters, 0),
+        ("flow.smooth", config.flow.smooth, 0),
+        ("flow.sigma", config.flow.sigma, 0),
+        ("flow.batch_size", config.flow.batch_size, 1),
     ):
         if value is not None and value < least:
             raise ConfigError(key, f"expected at least {least}, got {value}")
+
+
+def _check_shown(shown: Sequence[str], names: Sequence[str]) -> None:
+    for name in shown:
+        if name not in names:
+            raise ConfigError("flow.methods", f"{name!r} is not among the methods; {nearest(name, names)}")

@@ -38,6 +38,27 @@ class OnError(str, Enum):
     RAISE = "raise"
 
 
+class Analysis(str, Enum):
+    """What is looked at once the answers are there."""
+
+    NONE = "none"
+    FLOW = "flow"
+
+
+class FlowTarget(str, Enum):
+    """Score of the answer that gradients are of: the sum of its tokens' logits, or of their log-probabilities."""
+
+    LOGIT = "logit"
+    LOG_PROB = "log_prob"
+
+
+class FlowQueries(str, Enum):
+    """Whose attention is asked about: all tokens that predict the answer, or the prompt's last token."""
+
+    ANSWER = "answer"
+    PROMPT = "prompt"
+
+
 class BudgetDefinition(str, Enum):
     """What a number in ``budgets`` counts. Every result states all of them whichever is chosen."""
 
@@ -157,6 +178,39 @@ class EfficiencyConfig:
 
 
 @dataclass(kw_only=True)
+class FlowConfig:
+    """Information flow of the untouched model, with analysis=flow: figures in the report, arrays in flow/ of the run.
+
+    Args:
+        samples: samples that shares of attention and sinks are averaged over, spread over the benchmark.
+        shown: so many of the report's samples are shown one by one, with maps of every layer.
+        layers: 0-based decoder layers, as in [0,1,2]; [] looks at all.
+        methods: methods whose kept tokens are shown side by side; [] shows all of the run.
+        truncation: samples that all layers of truncation are tried on, to find the cliff; 0 leaves it out.
+        tolerance: loss of accuracy that still counts as none, when the cliff is looked for.
+        clusters: clusters of visual tokens per image, which are left out in turn; 0 leaves them out.
+        smooth: noisy copies of the picture that maps are averaged over (SmoothGrad); 0 takes the picture itself.
+        sigma: standard deviation of that noise, in units of the processed pixels.
+        target: score of the answer that gradients are of.
+        queries: whose attention is asked about.
+        batch_size: samples at a time; each keeps one forward pass for the gradients.
+    """
+
+    samples: int = 64
+    shown: int = 6
+    layers: list[int] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    truncation: int = 96
+    tolerance: float = 0.02
+    clusters: int = 5
+    smooth: int = 0
+    sigma: float = 0.1
+    target: FlowTarget = FlowTarget.LOGIT
+    queries: FlowQueries = FlowQueries.ANSWER
+    batch_size: int = 8
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """Where the run is written.
 
@@ -186,6 +240,8 @@ class EvalConfig:
         logger: where else results go.
         report: the HTML report.
         efficiency: the timing pass.
+        analysis: what is looked at once the answers are there: flow asks where they come from.
+        flow: the settings of analysis=flow.
         run: where the run is written.
         overwrite: throw away what the run folder holds and start anew, instead of continuing.
         compare: two runs, each FOLDER or FOLDER:METHOD, to compare on their common samples; nothing else is run.
@@ -206,6 +262,8 @@ class EvalConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     efficiency: EfficiencyConfig = field(default_factory=EfficiencyConfig)
+    analysis: Analysis = Analysis.NONE
+    flow: FlowConfig = field(default_factory=FlowConfig)
     run: RunConfig = field(default_factory=RunConfig)
     overwrite: bool = False
     compare: list[str] = field(default_factory=list)

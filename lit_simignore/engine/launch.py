@@ -16,7 +16,6 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from lit_simignore.engine.rendezvous import meet_anew
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.types import UserError
 
@@ -56,7 +55,6 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
     _check_world(trainer)
-    meet_anew(timedelta(hours=settings.timeout_hours))
     return trainer
 
 

@@ -43,6 +43,37 @@ def needed_recall(
     return covered / count
 
 
+def needed_cover(needed: Sequence[NeededPatches], grids: Sequence[tuple[int, int]]) -> Tensor | None:
+    """``(I,)`` float64 share, 0 to 1, of every visual token's area that the needed patches cover.
+
+    The heat of a map times this, over the map's whole heat, is the share of heat on what the answer needs; even heat
+    has the mean of this. On equal grids it is 1 on the needed patches and 0 elsewhere.
+
+    Args:
+        needed: as in :func:`needed_recall`.
+        grids: as there.
+
+    Returns:
+        ``None`` when nothing is needed or the model has no grid.
+
+    Raises:
+        UserError: a patch outside its grid, or a needed image that the sample does not have.
+    """
+    wanted = [entry for entry in needed if entry.indices]
+    if not wanted or not grids:
+        return None
+    covers = [torch.zeros(grid, dtype=torch.float64) for grid in grids]
+    for entry in wanted:
+        if not 0 <= entry.image < len(grids):
+            raise UserError(f"needed patches name image {entry.image}, but the sample has {len(grids)} image(s)")
+        (rows, cols), (own_rows, own_cols) = grids[entry.image], entry.grid
+        mask = torch.zeros(own_rows * own_cols, dtype=torch.float64)
+        mask[_checked_indices(entry)] = 1
+        share = _overlap(rows, own_rows) @ mask.reshape(entry.grid) @ _overlap(cols, own_cols).T
+        covers[entry.image] = torch.maximum(covers[entry.image], share)
+    return torch.cat([cover.flatten() for cover in covers])
+
+
 def _kept_masks(kept: Sequence[int] | Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
     """One ``(rows, cols)`` float64 mask per image, 1 where the token is kept."""
     sizes = [rows * cols for rows, cols in grids]
@@ -60,11 +91,16 @@ def _kept_masks(kept: Sequence[int] | Tensor, grids: Sequence[tuple[int, int]]) 
 def _covered(mask: Tensor, needed: NeededPatches) -> float:
     """Sum over the needed patches of the share of the patch that is kept."""
     rows, cols = needed.grid
-    indices = torch.tensor(needed.indices)
-    if int(indices.min()) < 0 or int(indices.max()) >= rows * cols:
-        raise UserError(f"needed patches must lie in 0..{rows * cols - 1} on grid {needed.grid}; got {needed.indices}")
+    indices = _checked_indices(needed)
     share = _overlap(rows, mask.shape[0]) @ mask @ _overlap(cols, mask.shape[1]).T
     return float(share.reshape(-1)[indices].sum())
+
+
+def _checked_indices(needed: NeededPatches) -> Tensor:
+    indices, last = torch.tensor(needed.indices), needed.grid[0] * needed.grid[1] - 1
+    if int(indices.min()) < 0 or int(indices.max()) > last:
+        raise UserError(f"needed patches must lie in 0..{last} on grid {needed.grid}; got {needed.indices}")
+    return indices
 
 
 def _overlap(num_from: int, num_to: int) -> Tensor:

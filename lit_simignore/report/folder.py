@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_simignore.metrics.records import RECORD_FILES, Run, read_json_lines, to_prediction
+from lit_simignore.report.flow_folder import FlowView, read_flow
 from lit_simignore.report.media import Media, read_media
 from lit_simignore.report.summary import RunView, read_summary
 from lit_simignore.types import Prediction, UserError
@@ -26,6 +27,7 @@ class RunFolder:
         samples: records of the samples to be shown, by sample id and then by method, both in order.
         config: the text of ``config.yaml``; empty if there is none.
         problem: why there are no samples, in words; empty if there are.
+        flow: the analysis of information flow, if there is one.
     """
 
     view: RunView
@@ -33,6 +35,7 @@ class RunFolder:
     samples: Mapping[str, Mapping[str, Prediction]]
     config: str
     problem: str
+    flow: FlowView | None = None
 
 
 def read_folder(run_dir: Path) -> RunFolder:
@@ -43,7 +46,7 @@ def read_folder(run_dir: Path) -> RunFolder:
     """
     view, media = read_view(run_dir), read_media(run_dir)
     samples, problem = _samples(run_dir, media, [row.key for row in view.rows])
-    return RunFolder(view, media, samples, _text(run_dir / "config.yaml"), problem)
+    return RunFolder(view, media, samples, _text(run_dir / "config.yaml"), problem, read_flow(run_dir))
 
 
 def read_view(run_dir: Path) -> RunView:

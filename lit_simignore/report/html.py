@@ -19,6 +19,7 @@ from lit_simignore.report.controls import controls, pager
 from lit_simignore.report.curve import curve, time_cost, token_cost
 from lit_simignore.report.drawing import picture
 from lit_simignore.report.facts import facts_section
+from lit_simignore.report.flow_section import flow_figures, flow_section
 from lit_simignore.report.folder import RunFolder, read_folder
 from lit_simignore.report.formats import plural
 from lit_simignore.report.kinds import kinds_grid, kinds_of
@@ -36,6 +37,8 @@ _ROWS_BESIDE = 12
 def write_report(run_dir: Path | str) -> Path:
     """Draw the report of a run folder and put it there in one step, over an older one.
 
+    The figures of an analysis are also written as SVG files, beside the arrays in ``flow/``.
+
     Args:
         run_dir: a run folder; only ``summary.json`` is indispensable.
 
@@ -46,11 +49,18 @@ def write_report(run_dir: Path | str) -> Path:
         UserError: there is no readable ``summary.json``.
     """
     run_dir = Path(run_dir)
-    page = render_page(read_folder(run_dir))
-    path = run_dir / REPORT_FILE
-    draft = run_dir / f".{REPORT_FILE}.{uuid4().hex}.tmp"
+    folder = read_folder(run_dir)
+    if folder.flow is not None:
+        for name, (_, drawn) in flow_figures(folder.flow).items():
+            _replace(run_dir / "flow" / f"{name}.svg", drawn)
+    return _replace(run_dir / REPORT_FILE, render_page(folder))
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write a file in one step."""
+    draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        draft.write_text(page, encoding="utf-8", newline="\n")
+        draft.write_text(text, encoding="utf-8", newline="\n")
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -60,14 +70,20 @@ def write_report(run_dir: Path | str) -> Path:
 def render_page(folder: RunFolder) -> str:
     """The report as text."""
     gallery = build_gallery(folder)
+    flow, maps = (None, None) if folder.flow is None else flow_section(folder, folder.flow)
+    if maps is not None:
+        gallery.pictures.update(maps.pictures)
+        gallery.columns |= maps.columns
     style, script = _asset("page.css"), _asset("page.js")
     body = [
         gallery.definitions(),
+        None if maps is None else maps.definitions(),
         element(
             "main",
             _header(folder.view),
             _results(folder.view),
             _figures(folder.view),
+            flow,
             _samples(folder, gallery),
             facts_section(folder.view, folder.config),
         ),

@@ -25,6 +25,24 @@
     });
   }
 
+  /* Maps: one slider moves all of them from layer to layer. */
+  const slider = byId("layer");
+  if (slider) {
+    const names = all("#layer-names i").map((name) => name.textContent);
+    const move = () => {
+      for (const heat of all("svg.heat")) {
+        const { rows, cols } = heat.dataset;
+        heat.setAttribute("viewBox", `0 ${slider.value * rows} ${cols} ${rows}`);
+      }
+      for (const line of all(".at-layer")) line.hidden = line.dataset.at !== slider.value;
+      byId("layer-name").textContent = names[slider.value];
+      slider.setAttribute("aria-valuetext", `layer ${names[slider.value]}`);
+    };
+    slider.form.addEventListener("submit", (event) => event.preventDefault());
+    slider.addEventListener("input", move);
+    move();
+  }
+
   const form = document.querySelector("form.controls");
   if (!form) return;
   const cards = all(".card").map((card) => ({ card, kind: card.dataset.k, tiles: all(".tile", card) }));

@@ -257,7 +257,8 @@ def capture(
 
     Works alone and inside :func:`~lit_simignore.surgery.attach.attach` (enter it second), on every family, with
     batches, padding, grouped heads and pruning: a layer is described by its :class:`~lit_simignore.surgery.layout.
-    Layout`, results are given for the prompt's own visual tokens. Results of the model do not change by a bit; leaving
+    Layout`, results are given for the prompt's own visual tokens. Where an intervention edits a layer's attention,
+    its queries and keys are shown as they were before the edit. Results of the model do not change by a bit; leaving
     the block, by whatever way, leaves no hook behind.
 
     Args:

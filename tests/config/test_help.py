@@ -11,6 +11,7 @@ from lit_simignore.config.schema import (
     GROUPS,
     EfficiencyConfig,
     EvalConfig,
+    FlowConfig,
     LoggerConfig,
     ModelConfig,
     ReportConfig,
@@ -25,7 +26,7 @@ from lit_simignore.pruning import PRUNERS
 
 SECTIONS = [
     EvalConfig, TrainKeys, ModelConfig, TrainerConfig, LoggerConfig, ReportConfig, EfficiencyConfig, RunConfig,
-    PicoConfig,
+    FlowConfig, PicoConfig,
 ]
 EXTENSIONS = {**PRUNERS(), **INTERVENTIONS(), **BENCHMARKS()}
 
@@ -42,7 +43,7 @@ def test_help_shows_every_key_every_choice_and_every_extension(capsys: pytest.Ca
     assert eval_main(["--help"]) == 0
     text = capsys.readouterr().out
     sections = {"model": ModelConfig, "trainer": TrainerConfig, "logger": LoggerConfig, "report": ReportConfig}
-    for where, cls in {**sections, "efficiency": EfficiencyConfig, "run": RunConfig}.items():
+    for where, cls in {**sections, "efficiency": EfficiencyConfig, "flow": FlowConfig, "run": RunConfig}.items():
         for field in configurable(cls):
             assert f"  {where}.{field.name}  [" in text
     for group in (*GROUPS, "method"):

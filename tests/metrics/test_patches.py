@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from lit_simignore.metrics.patches import needed_recall
+from lit_simignore.metrics.patches import needed_cover, needed_recall
 from lit_simignore.types import NeededPatches, UserError
 
 
@@ -61,6 +61,36 @@ def test_nothing_needed_or_no_grid_gives_no_number() -> None:
     assert needed_recall([0], [], [(2, 2)]) is None
     assert needed_recall([0], [NeededPatches((2, 2), ())], [(2, 2)]) is None
     assert needed_recall([0], [NeededPatches((2, 2), (0,))], []) is None
+
+
+def test_cover_is_the_share_of_a_token_that_needed_patches_paint() -> None:
+    generator = random.Random(1)
+    for _ in range(20):
+        grids = [(generator.randint(1, 6), generator.randint(1, 6)) for _ in range(2)]
+        grid = (generator.randint(1, 6), generator.randint(1, 6))
+        size = grid[0] * grid[1]
+        indices = tuple(sorted(generator.sample(range(size), generator.randint(1, size))))
+        cover = needed_cover([NeededPatches(grid, indices, 1)], grids)
+        assert cover is not None
+        (rows, cols), side = grids[1], 60  # every grid of up to 6 divides 60
+        painted = torch.zeros(side, side)
+        for index in indices:
+            high, wide = side // grid[0], side // grid[1]
+            top, left = index // grid[1] * high, index % grid[1] * wide
+            painted[top : top + high, left : left + wide] = 1
+        high, wide = side // rows, side // cols
+        means = painted.unfold(0, high, high).unfold(1, wide, wide).mean(dim=(2, 3)).flatten()
+        first = grids[0][0] * grids[0][1]
+        assert not cover[:first].any()
+        assert cover[first:].tolist() == pytest.approx(means.tolist(), abs=1e-6)
+
+
+def test_two_needed_entries_of_one_image_are_joined_and_nothing_needed_has_no_cover() -> None:
+    both = [NeededPatches((2, 2), (0,)), NeededPatches((2, 2), (0, 3))]
+    assert needed_cover(both, [(2, 2)]).tolist() == [1, 0, 0, 1]  # type: ignore[union-attr]
+    assert needed_cover([], [(2, 2)]) is None and needed_cover(both, []) is None
+    with pytest.raises(UserError, match="image 1"):
+        needed_cover([NeededPatches((2, 2), (0,), image=1)], [(2, 2)])
 
 
 def test_indices_outside_the_grids_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_simignore.attribution.targets import answer_score
+from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.truncation import Truncation
 from lit_simignore.surgery.attach import attach
@@ -176,7 +177,7 @@ def test_behind_a_drop_before_the_decoder_rows_are_those_of_the_masked_model(nam
 
 
 @pytest.mark.parametrize("name", FIRST)
-@pytest.mark.parametrize("stage", [Truncation(layer_idx=2)])
+@pytest.mark.parametrize("stage", [FastV(layer_idx=2, num_keep=3), Truncation(layer_idx=2)])
 def test_behind_a_stage_inside_the_decoder_rows_are_those_of_the_masked_model(name: str, stage: Any) -> None:
     model, _, forced = case(name)
     with torch.no_grad(), attach(model, stage) as trace, capture(model, read=_on_image) as seen:

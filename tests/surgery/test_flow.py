@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_simignore.attribution.cam import class_activation
+from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.attach import attach
@@ -125,7 +126,7 @@ def test_left_padding_changes_nothing() -> None:
 # -- pruning, comparison, noise
 
 
-@pytest.mark.parametrize("parts", [(Simignore(num_keep=5),)])
+@pytest.mark.parametrize("parts", [(Simignore(num_keep=5),), (FastV(layer_idx=2, num_keep=5),)])
 def test_under_a_pruner_maps_are_zero_where_tokens_are_gone(parts: tuple[Any, ...]) -> None:
     model, batch = tiny_llava(), tiny_batch((1, 2, 0))
     answers = [torch.tensor([10, 11]), torch.tensor([12]), torch.tensor([13])]
