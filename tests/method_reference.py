@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_simignore.pruning.base import Features, Pruner
+from lit_simignore.pruning.base import Features, Need, Pruner
+from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.trace import Trace
+from lit_simignore.surgery.vision import VisionTaps
 from lit_simignore.types import Selection
 from tests.family_reference import forward_positions, hidden_generate
-from tests.masked_reference import HiddenFromLayers, hidden_by_stage, visible_mask, visual_columns_of
+from tests.masked_reference import IMAGE_ID, HiddenFromLayers, hidden_by_stage, visible_mask, visual_columns_of
 from tests.tiny_families import FamilyBatch
+
+LIVE = SimpleNamespace(needs=frozenset({Need.VISION_HIDDEN}))
+"""What has to be read again where gradients flow through merged rows."""
 
 
 class Recorded:
@@ -80,7 +86,7 @@ class Oracle:
         entry = [stage for stage in trace.stages if stage.layer_idx is None]
         self.mask = visible_mask(batch.inputs, entry[-1].kept) if entry else batch.inputs["attention_mask"]
         self.merges = self._merges(trace, recorded)
-        self.tower: list[Tensor] = []
+        self.taps: VisionTaps | None = None
         self.handles: list[Any] = []
 
     def _merges(self, trace: Trace, recorded: Recorded) -> list[Merge]:
@@ -118,8 +124,10 @@ class Oracle:
             module = decoder if layer is None else decoder.layers[layer]
             self.handles.append(module.register_forward_pre_hook(self._writer(layer), with_kwargs=True))
         if any(merge.features.vision_hidden is not None for merge in self.merges):
-            tower = self.model.base_model.vision_tower
-            self.handles.append(tower.register_forward_hook(lambda *call: self._note_tower(call[2])))
+            tower = family_of(self.model.config).vision(self.model)
+            assert tower is not None
+            self.taps = VisionTaps(tower, LIVE.needs)
+            self.taps.install(self.handles.append)
         hiding = HiddenFromLayers(self.model, self.hidden).__enter__()
         self.handles += hiding.handles
         return self
@@ -128,9 +136,6 @@ class Oracle:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-
-    def _note_tower(self, output: Any) -> None:
-        self.tower = [output.hidden_states[self.model.config.vision_feature_layer]]
 
     def _writer(self, layer: int | None) -> Any:
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -151,11 +156,12 @@ class Oracle:
             return merge.merged
         features = replace(merge.features, visual=rows[merge.row, merge.live])
         if features.vision_hidden is not None:
-            per_image = self.tower[0].shape[1] - 1
-            counts = [total // per_image for total in self.batch.num_visual]
-            mine = self.tower[0].split(counts)[merge.row]
-            hidden = mine[:, 1:].flatten(0, 1)
-            features = replace(features, vision_hidden=hidden, vision_cls_hidden=mine[:, 0])
+            # that these are the rows that visual tokens are made of is shown by tests/contracts/test_family_towers.py
+            assert self.taps is not None
+            visual = self.batch.inputs["input_ids"] == IMAGE_ID
+            slots = SimpleNamespace(original=visual.long().cumsum(1) - 1)
+            live: Any = self.taps.enrich(self.batch.num_visual, slots)  # type: ignore[arg-type]
+            features = live(LIVE, features, merge.row, merge.live, merge.live)
         merged = merge.stage.choose(features).merged
         assert merged is not None
         return merged

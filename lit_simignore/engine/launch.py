@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from lit_simignore.engine.rendezvous import meet_anew
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.types import UserError
 
@@ -55,6 +56,7 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
     _check_world(trainer)
+    meet_anew(timedelta(hours=settings.timeout_hours))
     return trainer
 
 

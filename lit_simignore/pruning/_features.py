@@ -20,11 +20,11 @@ class Need(str, Enum):
 
     TEXT = "text rows"
     GRID = "a patch grid"
-    RESIZED_IMAGE = "a vision tower that can be shown a smaller picture"
-    VISION_CLS_ATTENTION = "attention of the vision tower's class token"
+    RESIZED_IMAGE = "a vision tower of one resolution that can be shown a smaller picture"
+    VISION_ATTENTION = "attention of the vision tower on every visual token's patches"
     VISION_KEYS = "keys of the vision tower"
     VISION_HIDDEN = "unprojected vision features"
-    VISION_LAST_QK = "queries and keys of the vision tower's last layer"
+    VISION_LAST_QK = "a class token in the vision tower's last layer, and one patch per visual token"
     PROJECTOR = "a projector that maps every vision feature by itself"
     TEXT_TOWER = "a text tower that matches the vision tower"
     QUERY_ATTENTION = "attention of the last prompt token in the previous decoder layer"
@@ -53,11 +53,17 @@ class Features:
         grids: rows and columns of visual tokens for every image; empty where the family has no grid.
         query_attention: ``(H, I)`` attention probabilities of the last prompt token on the visual tokens, per head,
             in the layer before the stage. Like all attention here: softmax over every position the token sees.
-        vision_cls_attention: ``(H, I)`` attention probabilities of the vision tower's class token on its patches
-            (softmax over class token and patches), in the layer that the features come from.
-        vision_keys: ``(H, I, d)`` keys of the vision tower's feature layer, biases included.
-        vision_hidden: ``(I, C)`` unprojected vision features.
-        vision_cls_hidden: ``(M, C)`` the class token's row of the same layer.
+        tiles: ``(I,)`` int64 number of the picture (an image, or a crop or tile of it that the tower encodes by itself)
+            that a token shows, from 0 in prompt order; -1 for tokens that show nothing, such as ends of rows.
+        tile_places: ``(I,)`` int64 row-major place in the picture's grid of visual tokens; -1 likewise.
+        tile_grid: rows and columns of visual tokens that a whole picture has.
+        vision_attention: ``(H, I)`` attention probabilities that visual tokens get in the vision tower, in the layer
+            that the features come from: from the class token (softmax over class token and patches); in towers without
+            one, averaged over all patches of the picture. A token of several patches gets the sum.
+        vision_keys: ``(H, I, d)`` keys of the vision tower's feature layer, biases included; of several patches side by
+            side, or their mean where the model averages patches.
+        vision_hidden: ``(I, C)`` unprojected vision features, of several patches likewise.
+        vision_cls_hidden: ``(M, C)`` the class token's row of the same layer, M the number of pictures.
         vision_last_keys: ``(I, C)`` keys of the vision tower's last layer, heads side by side.
         vision_last_cls_key: ``(M, C)`` the class token's key there.
         vision_last_cls_query: ``(M, C)`` the class token's query there, unscaled.
@@ -86,7 +92,10 @@ class Features:
     key: str = ""
     grids: tuple[tuple[int, int], ...] = ()  # GRID
     query_attention: Tensor | None = None  # QUERY_ATTENTION
-    vision_cls_attention: Tensor | None = None  # VISION_CLS_ATTENTION
+    tiles: Tensor | None = None  # whatever the vision tower is asked for
+    tile_places: Tensor | None = None  # RESIZED_IMAGE
+    tile_grid: tuple[int, int] | None = None  # RESIZED_IMAGE
+    vision_attention: Tensor | None = None  # VISION_ATTENTION
     vision_keys: Tensor | None = None  # VISION_KEYS
     vision_hidden: Tensor | None = None  # VISION_HIDDEN
     vision_cls_hidden: Tensor | None = None  # VISION_HIDDEN, where the tower has a class token

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from lit_simignore.types import Selection
 
 _TOKEN_AXIS = {
     "visual": 0,
-    "vision_cls_attention": 1,
+    "tiles": 0,
+    "vision_attention": 1,
     "vision_keys": 1,
     "vision_hidden": 0,
     "vision_last_keys": 0,
@@ -29,8 +31,9 @@ class VisionPruner(CountPruner):
 
     The releases know one image, or give all images of a batch the same number of tokens. Here a sample's budget is
     shared out over its images in proportion to their tokens (largest remainders first), so ``num_keep`` is always
-    the number of the whole sample. Where the family gives no grids, all tokens count as one image. A budget of all
-    tokens leaves them untouched: nothing is merged.
+    the number of the whole sample. Tiles of an image, which the tower encodes one by one, count as images, and tokens
+    that show nothing (ends of rows) are the first to go. Where neither tiles nor grids are known, all tokens count as
+    one image. A budget of all tokens leaves them untouched: nothing is merged.
     """
 
     @abstractmethod
@@ -43,17 +46,20 @@ class VisionPruner(CountPruner):
         """
 
     def choose(self, features: Features) -> Selection:
-        slices = image_slices(features)
-        sizes = [where.stop - where.start for where in slices]
+        images, blank = image_tokens(features)
+        sizes = [len(tokens) for tokens in images]
         has_count = any(getattr(self, name) is not None for name in self.budget_fields)
-        shares = share_out(self.count_of(sum(sizes)), sizes) if has_count else [None] * len(sizes)
-        if len(slices) == 1:
+        num_keep = self.count_of(features.visual.shape[0]) if has_count else None
+        shares = [None] * len(sizes) if num_keep is None else share_out(num_keep, sizes)
+        if len(images) == 1 and not len(blank):
             return self._choose_some(features, shares[0])
         parts = [
-            self._choose_some(one_image(features, where, number), num_keep)
-            for number, (where, num_keep) in enumerate(zip(slices, shares, strict=True))
+            self._choose_some(one_image(features, tokens, number), share)
+            for number, (tokens, share) in enumerate(zip(images, shares, strict=True))
         ]
-        return _join(parts, slices, features.visual)
+        spare = blank[: max(0, (num_keep or 0) - sum(sizes))]
+        parts.append(Selection(kept=torch.arange(len(spare), device=spare.device)))
+        return _join(parts, [*images, spare], features)
 
     def _choose_some(self, features: Features, num_keep: int | None) -> Selection:
         total = features.visual.shape[0]
@@ -65,14 +71,21 @@ class VisionPruner(CountPruner):
         return self.choose_image(features, num_keep)
 
 
-def image_slices(features: Features) -> list[slice]:
-    """Where every image's tokens lie; one slice for all where the grids do not account for every token."""
-    total = features.visual.shape[0]
+def image_tokens(features: Features) -> tuple[list[Tensor], Tensor]:
+    """Which tokens every image (or tile) has, ascending; and those that show nothing.
+
+    One image for all tokens where neither tiles nor grids account for every one.
+    """
+    total, device = features.visual.shape[0], features.visual.device
+    everything = torch.arange(total, device=device)
+    if features.tiles is not None:
+        tiles = features.tiles.to(device)
+        numbers = range(int(tiles.max()) + 1 if total else 0)
+        return [(tiles == number).nonzero()[:, 0] for number in numbers], (tiles < 0).nonzero()[:, 0]
     sizes = [rows * columns for rows, columns in features.grids]
     if not sizes or sum(sizes) != total:
-        return [slice(0, total)]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return [everything], everything[:0]
+    return list(everything.split(sizes)), everything[:0]
 
 
 def share_out(num_keep: int, sizes: Sequence[int]) -> list[int]:
@@ -86,29 +99,41 @@ def share_out(num_keep: int, sizes: Sequence[int]) -> list[int]:
     return shares
 
 
-def one_image(features: Features, where: slice, number: int) -> Features:
-    """The part of ``features`` that belongs to image ``number``, whose tokens are ``where``."""
-    changes: dict[str, Tensor] = {}
+def one_image(features: Features, tokens: Tensor, number: int) -> Features:
+    """The part of ``features`` that belongs to image ``number``, which has ``tokens``."""
+    changes: dict[str, Any] = {}
     for name, axis in _TOKEN_AXIS.items():
         value = getattr(features, name)
         if value is not None:
-            changes[name] = value[(slice(None),) * axis + (where,)]
+            changes[name] = value.index_select(axis, tokens.to(value.device))
     for name in _PER_IMAGE:
         value = getattr(features, name)
         if value is not None:
             changes[name] = value[number : number + 1]
-    return replace(features, grids=(features.grids[number],), **changes)  # type: ignore[arg-type]
+    changes["grids"] = (features.grids[number],) if number < len(features.grids) else ()
+    return replace(features, **changes)
 
 
-def _join(parts: Sequence[Selection], slices: Sequence[slice], visual: Tensor) -> Selection:
-    kept = torch.cat([part.kept + where.start for part, where in zip(parts, slices, strict=True)])
-    scores = [part.scores for part in parts if part.scores is not None]
-    joined = torch.cat(scores) if len(scores) == len(parts) else None
+def _join(parts: Sequence[Selection], images: Sequence[Tensor], features: Features) -> Selection:
+    """One selection of all images, in the order of the sequence, in which tiles may lie between each other."""
+    kept, order = torch.cat([tokens[part.kept] for part, tokens in zip(parts, images, strict=True)]).sort()
+    scores = _join_scores(parts, images, features.visual.shape[0])
     if all(part.merged is None for part in parts):
-        return Selection(kept=kept, scores=joined)
+        return Selection(kept=kept, scores=scores)
     rows, sources = [], []
-    for part, where in zip(parts, slices, strict=True):
-        rows.append(visual[where][part.kept] if part.merged is None else part.merged)
-        carried = part.sources or tuple((index,) for index in part.kept.tolist())
-        sources += [tuple(index + where.start for index in row) for row in carried]
-    return Selection(kept=kept, scores=joined, merged=torch.cat(rows), sources=tuple(sources))
+    for part, tokens in zip(parts, images, strict=True):
+        rows.append(features.visual[tokens][part.kept] if part.merged is None else part.merged)
+        carried, names = part.sources or tuple((index,) for index in part.kept.tolist()), tokens.tolist()
+        sources += [tuple(names[index] for index in row) for row in carried]
+    in_order = tuple(sources[place] for place in order.tolist())
+    return Selection(kept=kept, scores=scores, merged=torch.cat(rows)[order], sources=in_order)
+
+
+def _join_scores(parts: Sequence[Selection], images: Sequence[Tensor], total: int) -> Tensor | None:
+    """``(I,)``, tokens that show nothing at the lowest; ``None`` where one of the images has no scores."""
+    shown = [(part.scores, tokens) for part, tokens in zip(parts[:-1], images[:-1], strict=True)]
+    found = [(values, tokens) for values, tokens in shown if values is not None]
+    if not found or len(found) < len(shown):
+        return None
+    scores = torch.cat([values for values, _ in found])
+    return scores.min().repeat(total).index_copy(0, torch.cat([tokens for _, tokens in found]), scores)

@@ -36,7 +36,7 @@ class DownsampledImage(Pruner):
         for models of any resolution; no released code is followed.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.GRID, Need.RESIZED_IMAGE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.RESIZED_IMAGE})
     budget_fields: ClassVar[tuple[str, ...]] = ("keep_ratio",)
     adaptive: ClassVar[bool] = True
 
@@ -64,19 +64,21 @@ class DownsampledImage(Pruner):
         )
 
     def choose(self, features: Features) -> Selection:
-        """One token per patch of the smaller picture. What it holds is the tower's doing."""
-        total = features.visual.shape[0]
-        if sum(rows * columns for rows, columns in features.grids) != total:
-            raise UserError("DownsampledImage needs the patch grid of every image: let it run before other pruners")
+        """One token per patch of the smaller picture, and the ends of its rows. What they hold is the tower's doing."""
         kept: list[int] = []
         sources: list[tuple[int, ...]] = []
-        first = 0
-        for rows, columns in features.grids:
-            for cell in regular_cells(rows, columns, *self.smaller_grid(rows, columns)):
-                kept.append(first + cell.middle(columns))
-                sources.append(tuple(first + place for place in cell.places(columns)))
-            first += rows * columns
-        return Selection(kept=torch.tensor(kept, device=features.visual.device), sources=tuple(sources))
+        for grid, tokens in _pictures(features):
+            for cell in regular_cells(*grid, *self.smaller_grid(*grid)):
+                middle = divmod(cell.middle(grid[1]), grid[1])
+                shown = [(_distance(place, middle, grid[1]), tokens[place]) for place in cell.places(grid[1])]
+                alive = sorted((far, token) for far, token in shown if token >= 0)
+                if alive:  # all of it may be padding, which the model cuts away
+                    kept.append(alive[0][1])
+                    sources.append(tuple(sorted(token for _, token in alive)))
+        ends = _row_ends(features, set(kept))
+        order = sorted(zip(kept + ends, sources + [(end,) for end in ends], strict=True))
+        chosen = torch.tensor([token for token, _ in order], dtype=torch.long, device=features.visual.device)
+        return Selection(kept=chosen, sources=tuple(carried for _, carried in order))
 
     def with_budget(self, definition: str, num_tokens: float, shape: PrefillShape | None = None) -> Pruner:
         """A copy whose picture has at most ``num_tokens`` tokens; the nearest smaller grid is what it spends.
@@ -92,3 +94,47 @@ class DownsampledImage(Pruner):
             )
         return replace(self, keep_ratio=min(1.0, num_tokens / known.num_visual))
 
+
+def _pictures(features: Features) -> list[tuple[tuple[int, int], list[int]]]:
+    """For every picture its grid, and the token at every place of it; -1 where padding was cut away."""
+    total = features.visual.shape[0]
+    if features.tiles is None or features.tile_places is None or features.tile_grid is None:
+        if sum(rows * columns for rows, columns in features.grids) != total:
+            raise UserError("DownsampledImage needs the patch grid of every image: let it run before other pruners")
+        sizes = [rows * columns for rows, columns in features.grids]
+        tokens = torch.arange(total).split(sizes)
+        return [(grid, mine.tolist()) for grid, mine in zip(features.grids, tokens, strict=True)]
+    rows, columns = features.tile_grid
+    if features.num_input is not None:
+        raise UserError("DownsampledImage needs every token of every picture: let it run before other pruners")
+    tiles, places = features.tiles.tolist(), features.tile_places.tolist()
+    tables = [[-1] * (rows * columns) for _ in range(max(tiles, default=-1) + 1)]
+    for token, (tile, place) in enumerate(zip(tiles, places, strict=True)):
+        if tile >= 0:
+            tables[tile][place] = token
+    return [((rows, columns), table) for table in tables]
+
+
+def _row_ends(features: Features, kept: set[int]) -> list[int]:
+    """Tokens that show nothing and end a row of stitched tiles of which a token is kept, or a whole picture."""
+    if features.tiles is None or features.tile_places is None or features.tile_grid is None:
+        return []
+    tiles, places, columns = features.tiles.tolist(), features.tile_places.tolist(), features.tile_grid[1]
+    ends, begin = [], 0
+    for token, tile in enumerate(tiles):
+        if tile >= 0:
+            continue
+        stretch = range(begin, token)
+        # an overview, and tiles that no row end divides, come before the row in the same stretch
+        lines = {(tiles[i], places[i] // columns) for i in stretch}
+        several = {number for number, _ in lines if sum(other == number for other, _ in lines) > 1}
+        row = [i for i in stretch if tiles[i] not in several] or stretch
+        if any(i in kept for i in row):
+            ends.append(token)
+        begin = token + 1
+    return ends
+
+
+def _distance(place: int, middle: tuple[int, int], columns: int) -> int:
+    row, column = divmod(place, columns)
+    return (row - middle[0]) ** 2 + (column - middle[1]) ** 2

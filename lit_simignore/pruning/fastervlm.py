@@ -26,7 +26,7 @@ class FasterVLM(VisionPruner):
         The release closes the positions up afterwards (``preset("released")``); the default keeps them.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_CLS_ATTENTION})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_ATTENTION})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"released": {"num_keep": 128, "positions": "renumber"}}
     )
@@ -34,5 +34,5 @@ class FasterVLM(VisionPruner):
     def choose_image(self, features: Features, num_keep: int | None) -> Selection:
         """Keep the most attended patches."""
         assert num_keep is not None
-        scores = needed(self, features, "vision_cls_attention").detach().float().mean(dim=0)
+        scores = needed(self, features, "vision_attention").detach().float().mean(dim=0)
         return Selection(kept=top_k_ascending(scores, num_keep), scores=scores)

@@ -52,4 +52,3 @@ class Pooling(VisionPruner):
         means = (sums / torch.bincount(owner, minlength=num_keep).unsqueeze(1)).to(features.visual.dtype)
         slots = torch.tensor([cell.middle(columns) for cell in cells], device=owner.device)
         return merged_selection(slots, means, membership(owner, num_keep).T, "in_place")
-

@@ -16,7 +16,7 @@ from lit_simignore.pruning._merging import PLACEMENTS, membership, merged_select
 from lit_simignore.pruning._similarity import check_choice
 from lit_simignore.pruning._vision import VisionPruner
 from lit_simignore.pruning.base import Features, Need, check_ratio
-from lit_simignore.types import Selection
+from lit_simignore.types import Selection, UserError
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class VisionZip(VisionPruner):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(
-        {Need.VISION_CLS_ATTENTION, Need.VISION_KEYS, Need.VISION_HIDDEN, Need.PROJECTOR}
+        {Need.VISION_ATTENTION, Need.VISION_KEYS, Need.VISION_HIDDEN, Need.PROJECTOR}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"released": {"num_keep": 64, "include_cls": True, "placement": "appended", "positions": "renumber"}}
@@ -64,7 +64,7 @@ class VisionZip(VisionPruner):
     def choose_image(self, features: Features, num_keep: int | None) -> Selection:
         """Keep the most attended patches and merge the others into contextual tokens."""
         assert num_keep is not None
-        scores = needed(self, features, "vision_cls_attention").detach().float().sum(dim=0)
+        scores = needed(self, features, "vision_attention").detach().float().sum(dim=0)
         num_contextual = round(num_keep * self.contextual_share)
         with_cls = self.include_cls and num_keep > num_contextual
         ranked = torch.argsort(scores, descending=True, stable=True)
@@ -79,9 +79,17 @@ class VisionZip(VisionPruner):
         carried = [membership(dominant, len(ranked)), carries]
         if with_cls:
             slots.insert(0, merged[scores[merged].argmax()].view(1))
-            rows.insert(0, needed_projector(self, features)(needed(self, features, "vision_cls_hidden")))
+            rows.insert(0, needed_projector(self, features)(self._class_row(features)))
             carried.insert(0, torch.zeros_like(carries[:1]) if num_contextual else carried[0].new_zeros(1, len(ranked)))
         return merged_selection(torch.cat(slots), torch.cat(rows), torch.cat(carried), self.placement, scores)
+
+    def _class_row(self, features: Features) -> Tensor:
+        if features.vision_cls_hidden is None:
+            raise UserError(
+                "VisionZip(include_cls=True) hands on the class token, and this vision tower has none that its "
+                "projector takes: use include_cls=False"
+            )
+        return features.vision_cls_hidden
 
     def _merge(self, features: Features, targets: Tensor, merged: Tensor) -> tuple[Tensor, Tensor]:
         """``(C, D)`` projected contextual tokens, and which patches ``(C, I)`` each of them carries."""

@@ -41,7 +41,7 @@ class VisPruner(VisionPruner):
         may keep different diverse tokens.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_CLS_ATTENTION, Need.VISION_HIDDEN})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_ATTENTION, Need.VISION_HIDDEN})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"released": {"num_keep": 128, "positions": "renumber"}}
     )
@@ -58,7 +58,7 @@ class VisPruner(VisionPruner):
     def choose_image(self, features: Features, num_keep: int | None) -> Selection:
         """Keep the most attended patches, and the least redundant of the others."""
         assert num_keep is not None
-        scores = needed(self, features, "vision_cls_attention").detach().float().mean(dim=0)
+        scores = needed(self, features, "vision_attention").detach().float().mean(dim=0)
         hidden = needed(self, features, "vision_hidden").detach().float()
         ranked = torch.argsort(scores, descending=True, stable=True)
         num_important = int(num_keep * self.important_ratio)

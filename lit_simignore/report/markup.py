@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from lit_simignore.report.formats import clean
 
-_VOID = frozenset({"meta", "input", "br", "hr", "path", "rect", "line", "circle", "use", "image", "polyline"})
+_VOID = frozenset(
+    {"meta", "link", "input", "img", "br", "hr", "path", "rect", "line", "circle", "use", "image", "polyline"}
+)
 
 
 class Markup(str):

@@ -12,11 +12,9 @@ from lit_simignore.surgery.drops import check_text, drops_of
 from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.hooks import Attachment
 from lit_simignore.surgery.refusals import refuse_mixed_attention
-from lit_simignore.surgery.smaller_images import RESIZE_OFFERS
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.stages import DECODER_OFFERS
 from lit_simignore.surgery.trace import Trace
-from lit_simignore.surgery.vision import VISION_OFFERS
 from lit_simignore.types import UserError
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
@@ -49,8 +47,8 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
     family = family_of(base.config)
     family.check(base)
     tower = family.vision(base)
-    seen = VISION_OFFERS | RESIZE_OFFERS if tower is not None else frozenset()
-    drops = drops_of(parts, family.offers | seen, family.offers | DECODER_OFFERS, type(family).__name__)
+    seen = tower.offers if tower is not None else frozenset()
+    drops = drops_of(parts, family.offers | seen, family.offers | DECODER_OFFERS, type(family).__name__, family.instead)
     check_text(drops, spans)
     decoder = family.decoder(base)
     if decoder in _ATTACHED:

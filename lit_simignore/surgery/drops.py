@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lit_simignore.pruning.base import Need, Pruner
 from lit_simignore.surgery.prompt import AFTER_IMAGE
@@ -57,7 +58,13 @@ class Drop:
         return self.pruner.positions == "renumber"
 
 
-def drops_of(parts: Sequence[object], before: frozenset[Need], inside: frozenset[Need], model: str) -> tuple[Drop, ...]:
+def drops_of(
+    parts: Sequence[object],
+    before: frozenset[Need],
+    inside: frozenset[Need],
+    model: str,
+    instead: Mapping[Need, str] = MappingProxyType({}),
+) -> tuple[Drop, ...]:
     """The single drops that ``parts`` are made of.
 
     Args:
@@ -65,6 +72,7 @@ def drops_of(parts: Sequence[object], before: frozenset[Need], inside: frozenset
         before: what rules before the decoder may read.
         inside: what rules inside it may read.
         model: name of the family, for messages.
+        instead: what to do about a need that is not served, for messages.
 
     Raises:
         UserError: a part that is no pruner; a need that is not served; drops before the decoder that contradict each
@@ -76,9 +84,9 @@ def drops_of(parts: Sequence[object], before: frozenset[Need], inside: frozenset
             raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
         found = [Drop(type(part).__name__, stage) for stage in part.stages()]
         for drop in found:
-            missing = sorted(need.value for need in drop.needs - (before if drop.layer_idx is None else inside))
+            missing = drop.needs - (before if drop.layer_idx is None else inside)
             if missing:
-                raise UserError(f"{drop.method} needs {', '.join(missing)}, which {model} models do not offer")
+                raise UserError(_refusal(drop.method, missing, model, instead))
             if drop.hides and drop.layer_idx is not None:
                 raise UserError(f"{drop.method} hides tokens before the decoder only; use apply='drop' inside it")
         drops += found
@@ -88,6 +96,12 @@ def drops_of(parts: Sequence[object], before: frozenset[Need], inside: frozenset
     if any(drop.hides and drop.renumbers for drop in entry) and any(drop.returns for drop in drops):
         raise UserError("hidden tokens that return need their positions; use positions='original' or hidden='stay'")
     return tuple(drops)
+
+
+def _refusal(method: str, missing: frozenset[Need], model: str, instead: Mapping[Need, str]) -> str:
+    names = ", ".join(sorted(need.value for need in missing))
+    ways = "".join(f": {instead[need]}" for need in sorted(missing) if need in instead)
+    return f"{method} needs {names}, which {model} models do not offer{ways}"
 
 
 def check_text(drops: Sequence[Drop], spans: Spans | None) -> None:

@@ -41,8 +41,9 @@ from lit_simignore.surgery.rows import ColumnMap, hide_columns, scatter_rows
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.smaller_images import smaller_images
 from lit_simignore.surgery.stages import DecoderRun, LayerStages
+from lit_simignore.surgery.towers import VISION_OFFERS
 from lit_simignore.surgery.trace import CallTrace, Trace
-from lit_simignore.surgery.vision import VISION_OFFERS, VisionTaps
+from lit_simignore.surgery.vision import VisionTaps
 from lit_simignore.types import UserError
 
 
@@ -126,8 +127,6 @@ class Attachment:
         self._handles.clear()
         if self.vision is not None:
             self.vision.forget()
-        if self.smaller is not None:
-            self.smaller.forget()
         self.owner.live = False
 
     # -- the model
@@ -240,8 +239,6 @@ class Attachment:
         enrich = None
         if self.vision is not None and any(call.num_visual):
             enrich = self.vision.enrich(slots.visual.long().sum(dim=1).tolist(), slots)
-        if self.smaller is not None:
-            self.smaller.check(int(slots.visual.sum()))
         place = Place(prefill.prompt, slots, call, enrich=enrich)
         chosen = choose_visual(place, inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:

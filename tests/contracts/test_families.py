@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_simignore.pruning.fastervlm import FasterVLM
+from lit_simignore.pruning.cdpruner import CDPruner
+from lit_simignore.pruning.downsampled_image import DownsampledImage
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
@@ -224,13 +225,18 @@ def test_a_stage_comes_after_the_layers_that_add_vision_features(name):
 # -- what a family does not offer
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_attention_of_a_class_token_is_read_where_it_belongs_to_visual_tokens_and_else_refused(name):
-    model, batch = model_of(name), batch_of(name, "ragged")
-    if name == "llava":
-        with attach(model, FasterVLM(keep_ratio=0.5)) as trace:
-            model(**batch.inputs)
-        assert [len(kept) for kept in trace.kept] == [16, 8, 0]
-    else:
-        with pytest.raises(UserError, match="class token.* do not offer"), attach(model, FasterVLM(keep_ratio=0.5)):
-            pass
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    {"instructblip": "same number of tokens", "mistral3": "longest_edge", "qwen2_5_vl": "max_pixels"}.items(),
+)
+def test_a_smaller_picture_is_refused_with_the_way_out(name, way_out):
+    with pytest.raises(UserError, match=f"do not offer: .*{way_out}"), attach(model_of(name), DownsampledImage()):
+        pass
+
+
+def test_a_text_tower_is_refused_with_the_way_out():
+    with (
+        pytest.raises(UserError, match="do not offer: no model brings"),
+        attach(model_of("llava"), CDPruner(num_keep=3)),
+    ):
+        pass

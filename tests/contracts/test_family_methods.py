@@ -21,10 +21,7 @@ from lit_simignore.pruning import PRUNERS
 from lit_simignore.pruning.base import Pruner
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.families import FAMILIES
-from lit_simignore.surgery.families.base import Family
-from lit_simignore.surgery.smaller_images import RESIZE_OFFERS
 from lit_simignore.surgery.stages import DECODER_OFFERS
-from lit_simignore.surgery.vision import VISION_OFFERS
 from lit_simignore.types import UserError
 from tests.masked_reference import distance, generate, num_hooks
 from tests.method_reference import Oracle, Recorded
@@ -70,11 +67,9 @@ def build(name: str, keep_all: bool = False) -> Pruner:
 def missing(family: str, method: str) -> list[str]:
     """What the method reads and the family does not have, by the declarations of both."""
     cls = FAMILIES()[family]
-    has_tower = cls.vision is not Family.vision
     lacking = set()
     for stage in build(method).stages():
-        there = VISION_OFFERS | RESIZE_OFFERS if has_tower else frozenset()
-        lacking |= stage.needs - cls.offers - (there if stage.stage is None else DECODER_OFFERS)
+        lacking |= stage.needs - cls.offers - (cls.tower_offers if stage.stage is None else DECODER_OFFERS)
     return sorted(need.value for need in lacking)
 
 
@@ -157,9 +152,10 @@ def test_default_cases_cover_every_pair_of_levels():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_family_that_declares_a_tower_has_one(name):
+def test_a_family_offers_what_its_tower_has(name):
     family = FAMILIES()[name]()
-    assert (family.vision(model_of(name, "sdpa")) is not None) == (type(family).vision is not Family.vision)
+    tower = family.vision(model_of(name, "sdpa"))
+    assert family.tower_offers == (frozenset() if tower is None else tower.offers)
 
 
 # -- what a family does not offer

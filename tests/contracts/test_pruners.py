@@ -37,7 +37,7 @@ def full_features(seed: int = 0, num_text: int = NUM_TEXT, key: str = "sample") 
         "key": key,
         "grids": ((ROWS, COLS),),
         "query_attention": probabilities(HEADS, NUM_VISUAL),
-        "vision_cls_attention": probabilities(HEADS, NUM_VISUAL),
+        "vision_attention": probabilities(HEADS, NUM_VISUAL),
         "vision_keys": normal(HEADS, NUM_VISUAL, HEAD_DIM),
         "vision_hidden": vision_hidden,
         "vision_cls_hidden": normal(1, VISION),

@@ -77,7 +77,7 @@ def random_image(num_patches: int, width: int = 8, num_heads: int = 2, seed: int
         text=hidden[:0],
         vision_hidden=hidden,
         vision_cls_hidden=draw(num_images, width),
-        vision_cls_attention=draw(num_heads, num_patches).softmax(dim=1),
+        vision_attention=draw(num_heads, num_patches).softmax(dim=1),
         vision_keys=draw(num_heads, num_patches, width // num_heads),
         vision_last_keys=draw(num_patches, width),
         vision_last_cls_key=draw(num_images, width),

@@ -63,7 +63,7 @@ def everything(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Featu
         key="sample",
         grids=((6, 6),),
         query_attention=draw(2, 36).softmax(1),
-        vision_cls_attention=draw(2, 36).softmax(1),
+        vision_attention=draw(2, 36).softmax(1),
         vision_keys=draw(2, 36, 2),
         vision_hidden=hidden,
         vision_cls_hidden=draw(1, 4),
@@ -152,7 +152,7 @@ def test_what_a_method_does_not_declare_it_does_not_read(method: Pruner) -> None
 FIELDS: dict[str, list[str]] = {
     "TEXT": [],
     "LAYER_HIDDEN": [],
-    "VISION_CLS_ATTENTION": ["vision_cls_attention"],
+    "VISION_ATTENTION": ["vision_attention"],
     "VISION_KEYS": ["vision_keys"],
     "VISION_HIDDEN": ["vision_hidden", "vision_cls_hidden"],
     "VISION_LAST_QK": ["vision_last_keys", "vision_last_cls_key", "vision_last_cls_query"],

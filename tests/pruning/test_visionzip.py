@@ -12,7 +12,7 @@ from tests.pruning.released import Released, random_image, released, vision_feat
 def features_of(reference: Released) -> Features:
     return vision_features(
         reference["hidden_states"][0],
-        vision_cls_attention=reference["cls_attention"][0],
+        vision_attention=reference["cls_attention"][0],
         vision_keys=reference["keys"][0][:, 1:],
     )
 
@@ -60,9 +60,9 @@ def test_in_place_the_same_rows_stand_where_their_tokens_stood(seed: int) -> Non
 
 def naive_contextual(features: Features, num_keep: int, contextual: int) -> dict[int, torch.Tensor]:
     """Patch index to row, without the class token, by plain loops."""
-    assert features.vision_cls_attention is not None
+    assert features.vision_attention is not None
     assert features.vision_keys is not None
-    attention, keys = features.vision_cls_attention.sum(0).tolist(), features.vision_keys.mean(0)
+    attention, keys = features.vision_attention.sum(0).tolist(), features.vision_keys.mean(0)
     dominant = sorted(range(len(attention)), key=lambda i: -attention[i])[: num_keep - contextual]
     rest = [i for i in range(len(attention)) if i not in dominant]
     targets = rest[:: max(1, len(rest) // contextual)][:contextual]
@@ -126,7 +126,7 @@ def test_several_images_are_merged_each_by_itself() -> None:
         one = random_image(12 + 24, num_images=2)
         for name in ("visual", "vision_hidden"):
             setattr(one, name, getattr(one, name)[start:stop])
-        for name in ("vision_cls_attention", "vision_keys"):
+        for name in ("vision_attention", "vision_keys"):
             setattr(one, name, getattr(one, name)[:, start:stop])
         alone.append((number, VisionZip(num_keep=budget, contextual_share=0.5).choose(one)))
     assert both.kept.tolist() == [*alone[0][1].kept.tolist(), *(alone[1][1].kept + 12).tolist()]

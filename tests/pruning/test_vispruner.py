@@ -22,7 +22,7 @@ def naive_thin_out(rows: torch.Tensor, listed: list[int], num_keep: int, round_s
 def test_the_released_tokens_are_kept(seed: int) -> None:
     reference = released("vispruner", seed)
     rows = reference["features"][0]
-    features = vision_features(torch.cat([rows[:1], rows]), vision_cls_attention=reference["cls_attention"][0])
+    features = vision_features(torch.cat([rows[:1], rows]), vision_attention=reference["cls_attention"][0])
     num_keep, share = reference.count("visual_token_num"), reference.number("important_ratio")
     selection = VisPruner.preset("released", num_keep=num_keep, important_ratio=share).choose(features)
     assert torch.equal(selection.kept, reference["kept_sorted"])

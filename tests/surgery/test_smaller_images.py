@@ -143,7 +143,7 @@ def test_it_comes_first_and_sees_the_images_of_its_own_call() -> None:
         embeds, visual = model.get_input_embeddings()(ids), ids == model.config.image_token_id
         with (
             attach(model, HALF),
-            pytest.raises(UserError, match="pixel_values, so that they can be made smaller"),
+            pytest.raises(UserError, match="as pixel_values, or take a rule that asks nothing"),
             visual_columns(visual),
         ):
             model(inputs_embeds=embeds, attention_mask=batch.inputs["attention_mask"])

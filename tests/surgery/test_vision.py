@@ -16,7 +16,7 @@ from lit_simignore.pruning.prumerge import PruMerge
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.visionzip import VisionZip
 from lit_simignore.surgery.attach import attach
-from lit_simignore.surgery.vision import VISION_OFFERS
+from lit_simignore.surgery.towers import READS_CLASS_TOKEN
 from lit_simignore.types import Selection, UserError
 from tests.masked_reference import distance, generate, num_hooks, reference_inputs
 from tests.tiny_models import tiny_batch, tiny_llava
@@ -26,7 +26,7 @@ from tests.tiny_models import tiny_batch, tiny_llava
 class Watcher(Pruner):
     """Looks at all that the tower offers."""
 
-    needs: ClassVar[frozenset[Need]] = VISION_OFFERS
+    needs: ClassVar[frozenset[Need]] = READS_CLASS_TOKEN
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +84,7 @@ def tower_by_itself(feature_layer, pixels):
         split = keys[:, 1:].unflatten(2, (2, 16)).permute(2, 0, 1, 3).flatten(1, 2)
         last_keys, last_queries = rows(1, "k_proj")[images], rows(1, "q_proj")[images]
         return {
-            "vision_cls_attention": torch.cat([shown.attentions[made_by][i][:, 0, 1:] for i in images], 1),
+            "vision_attention": torch.cat([shown.attentions[made_by][i][:, 0, 1:] for i in images], 1),
             "vision_keys": split,
             "vision_hidden": shown.hidden_states[feature_layer][images, 1:].flatten(0, 1),
             "vision_cls_hidden": shown.hidden_states[feature_layer][images, 0],
@@ -103,8 +103,8 @@ def test_after_another_pruner_only_its_survivors_are_shown():
     shown = tower_by_itself(-1, batch.inputs["pixel_values"])
     for features, images, kept in zip(watcher.seen, ([0, 1], [2]), trace.stages[0].kept, strict=True):
         assert torch.allclose(features.vision_hidden, shown(images)["vision_hidden"][kept], atol=1e-5)
-        expected = shown(images)["vision_cls_attention"][:, kept]
-        assert torch.allclose(features.vision_cls_attention, expected, atol=1e-5)
+        expected = shown(images)["vision_attention"][:, kept]
+        assert torch.allclose(features.vision_attention, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", [FasterVLM(num_keep=5), FasterVLM(num_keep=5, positions="renumber")])
@@ -163,20 +163,20 @@ def test_images_that_the_tower_did_not_see_are_refused():
 
 
 def test_what_the_tower_computed_is_forgotten_after_the_block():
-    from lit_simignore.surgery.vision import _CAPTURED
+    from lit_simignore.surgery.vision import _SEEN
 
     model, batch = tiny_llava(), tiny_batch()
     with torch.no_grad(), attach(model, FasterVLM(num_keep=5), spans=batch.spans):
         model(**batch.inputs)
-        assert _CAPTURED.get() is not None
-    assert _CAPTURED.get() is None
+        assert _SEEN.get() is not None
+    assert _SEEN.get() is None
 
 
 def test_a_tower_without_class_token_is_refused_by_need():
     model = tiny_llava()
     model.config.vision_config = SiglipVisionConfig()
     with (
-        pytest.raises(UserError, match="FasterVLM needs attention of the vision tower's class token"),
+        pytest.raises(UserError, match="FasterVLM needs attention of the vision tower on every"),
         attach(model, FasterVLM(num_keep=5)),
     ):
         pass

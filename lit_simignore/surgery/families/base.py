@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.surgery.runs import Run
-from lit_simignore.surgery.vision import VisionTower
+from lit_simignore.surgery.towers import VisionTower
 
 TOKEN_ID_FIELDS = (
     "bos_token_id",
@@ -25,6 +25,12 @@ TOKEN_ID_FIELDS = (
     "eoi_token_index",
 )
 
+NO_TEXT_TOWER = (
+    "no model brings the text tower that its vision tower was trained with; embed patches and question with that CLIP "
+    "model and call choose(Features(visual=..., text=..., joint_visual=..., text_tower=...)) for the kept indices"
+)
+MAX_PIXELS = "it takes pictures of any size, so give its processor a smaller max_pixels (or smaller pictures)"
+
 
 class Family(ABC):
     """Base of every family. A subclass lists its ``model_types`` and says where visual tokens are."""
@@ -34,6 +40,12 @@ class Family(ABC):
 
     offers: ClassVar[frozenset[Need]] = frozenset()
     """What pruners may read on this family beyond the projected visual tokens."""
+
+    tower_offers: ClassVar[frozenset[Need]] = frozenset()
+    """What rules may read inside the family's usual vision tower, see :meth:`vision`."""
+
+    instead: ClassVar[Mapping[Need, str]] = MappingProxyType({Need.TEXT_TOWER: NO_TEXT_TOWER})
+    """What to do about a need that the family does not serve, for the line that refuses a pruner."""
 
     column_inputs: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the decoder with one entry per column that :meth:`shortened` shortens."""
@@ -62,7 +74,7 @@ class Family(ABC):
         return model.get_decoder()  # type: ignore[operator]
 
     def vision(self, model: nn.Module) -> VisionTower | None:
-        """Where rules find class-token attention, keys and unprojected rows; ``None`` if they do not line up."""
+        """Where rules find the tower's attention, keys and rows; ``None`` if they belong to no visual tokens."""
         return None
 
     def check(self, model: nn.Module) -> None:  # noqa: B027 - most families have no odd members

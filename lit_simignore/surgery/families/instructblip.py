@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import nn
@@ -10,6 +12,8 @@ from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.families.base import Family, one_turn
 from lit_simignore.surgery.runs import Run
 from lit_simignore.types import UserError
+
+QUERIES = "its Q-Former makes the same number of tokens of every picture, so a smaller one would save none"
 
 
 class InstructBlip(Family):
@@ -21,6 +25,7 @@ class InstructBlip(Family):
     model_types: ClassVar[tuple[str, ...]] = ("instructblip",)
     processor: ClassVar[str] = "TemplatedInstructBlip"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
+    instead: ClassVar[Mapping[Need, str]] = MappingProxyType({**Family.instead, Need.RESIZED_IMAGE: QUERIES})
 
     def check(self, model: nn.Module) -> None:
         """Refuse the members with an encoder-decoder (FLAN-T5), whose visual tokens never enter a decoder."""

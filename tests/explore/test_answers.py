@@ -1,0 +1,90 @@
+"""Answers as markup: what is drawn, and that nothing foreign gets through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_simignore.explore.answers import result
+from lit_simignore.explore.desk import Answered
+from lit_simignore.explore.shelf import Held, Shelf
+from lit_simignore.surgery.trace import CallTrace, StageTrace
+from lit_simignore.types import Budget
+from tests.report.pages import Page
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+FULL = Budget(total=12, input=12, final=12, layer_mean=12, flops=12, prefill_tflops=4e-4)
+HALF = Budget(total=12, input=6, final=6, layer_mean=6, flops=6.2, prefill_tflops=2e-4)
+
+
+def stage(name: str, layer_idx: int | None, kept: list[int]) -> StageTrace:
+    return StageTrace(name, layer_idx, kept=[torch.tensor(kept)])
+
+
+def answered(name: str, output: str, budget: Budget, *stages: StageTrace, grid: tuple[int, int] = (3, 4)) -> Answered:
+    call = CallTrace(num_visual=[12], grids=[(grid,)], stages=list(stages), budgets=[budget])
+    return Answered(name, output, True, call, budget, 12.5)
+
+
+BASE = answered("baseline", "yes", FULL)
+FOUND = answered("stride@6", "no", HALF, stage("Stride", None, [0, 2, 4, 6, 8, 10]))
+
+
+@pytest.fixture()
+def held() -> Held:
+    return Shelf(None).add(Image.new("RGB", (40, 30), "blue"))
+
+
+def test_both_answers_stand_side_by_side_with_their_tokens(held: Held) -> None:
+    page = Page(result(BASE, FOUND, held, []))
+    assert page.classes["tile"] == 2 and page.classes["dropped"] == 1
+    assert "12 of 12 visual tokens" in page.text and "6 of 12 visual tokens" in page.text
+    assert "Another answer than the untouched model." in page.text
+    assert "stride@6: image, 6 visual tokens of 12 kept" in page.values("aria-label")
+    assert "Same answer" in Page(result(BASE, replace(FOUND, output="yes"), held, [])).text
+
+
+def test_costs_are_those_of_the_budgets(held: Held) -> None:
+    text = " ".join(Page(result(BASE, FOUND, held, []).replace("<", " <")).text.split())
+    for row in (
+        "visual tokens at the input 12 6 0.50x",
+        "… of equal prefill FLOPs 12 6.2 0.52x",
+        "prefill GFLOPs 0.400 0.200 0.50x",
+    ):
+        assert row in text
+
+
+def test_the_untouched_model_alone_is_compared_with_nothing(held: Held) -> None:
+    page = Page(result(BASE, BASE, held, []))
+    assert page.classes["tile"] == 1 and page.classes["verdict"] == 0 and "ratio" not in page.text
+
+
+def test_several_drops_are_drawn_one_by_one(held: Held) -> None:
+    stages = [stage("A", 2, list(range(8))), stage("A", 4, [0, 1])]
+    page = Page(result(BASE, answered("a", "no", HALF, *stages), held, []))
+    assert page.classes["tile"] == 4 and page.classes["dropped"] == 3
+    assert "A before layer 2: 8 tokens" in page.text and "A before layer 4: 2 tokens" in page.text
+
+
+def test_tokens_that_are_no_grid_are_counted_and_not_drawn(held: Held) -> None:
+    found = answered("stride@6", "no", HALF, stage("Stride", None, [0, 1]), grid=(2, 2))
+    page = Page(result(BASE, found, held, []))
+    assert page.classes["dropped"] == 0 and page.classes["missing"] == 1
+    assert "2 of 12 visual tokens" in page.text
+
+
+def test_numbers_that_are_none_are_an_error(held: Held) -> None:
+    page = Page(result(BASE, replace(FOUND, finite=False, output="nonsense"), held, []))
+    assert "logits are not numbers" in page.text and "nonsense" not in page.text
+
+
+def test_nothing_that_a_model_or_a_user_wrote_becomes_markup(held: Held) -> None:
+    found = replace(FOUND, name=f"m@{EVIL}", output=f"{EVIL}\x1b[31m\ud800")
+    stages = [stage(EVIL, None, [0]), stage(EVIL, 2, [0])]
+    found = replace(found, call=replace(found.call, stages=stages))
+    page = Page(result(BASE, found, held, [EVIL]))
+    assert page.tags["script"] == 0 and page.tags["img"] == 0 and not page.values("onerror")
+    assert EVIL in page.text and "\x1b" not in page.text
