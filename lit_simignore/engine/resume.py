@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,11 +29,13 @@ class Plan(NamedTuple):
         attempt: number of this attempt.
         done: existing records, True good, False an error.
         pending: ids of the samples that lack a good record.
+        nonce: a word that stands in the run folder while this attempt begins.
     """
 
     attempt: int
     done: dict[Key, bool]
     pending: list[str]
+    nonce: str
 
 
 class Resume(L.Callback):
@@ -58,9 +62,11 @@ class Resume(L.Callback):
         """Agree on the plan, open this process's record file, tell module and data what is left.
 
         Raises:
-            UserError: the folder holds another run, or other data; in every process, so that none waits for another.
+            UserError: the folder holds another run, or other data, or is another folder in another process; in every
+                process, so that none waits for another.
         """
         plan = self._shared_plan(trainer)
+        self._check_shared(trainer, plan.nonce)
         if plan.pending:
             self.store.open(plan.attempt, trainer.global_rank, trainer.world_size)
         datamodule = getattr(trainer, "datamodule", None)
@@ -90,8 +96,22 @@ class Resume(L.Callback):
         attempt = self.store.prepare(self.fingerprint, self.overwrite and not was_restarted())
         run, methods = self.store.read(), list(self.fingerprint.methods)
         check_same_data(run, self.samples)
-        done = answered(run, methods)
-        return Plan(attempt, done, pending_samples(self.samples, methods, done))
+        done, nonce = answered(run, methods), uuid.uuid4().hex
+        self.store.mark(nonce)
+        return Plan(attempt, done, pending_samples(self.samples, methods, done), nonce)
+
+    def _check_shared(self, trainer: L.Trainer, nonce: str) -> None:
+        """The first process merges what all of them wrote: a folder that only some of them see would lose answers."""
+        mine = self.store.sees(nonce)
+        everywhere = trainer.strategy.reduce_boolean_decision(mine, all=True)
+        if trainer.is_global_zero:
+            self.store.unmark()
+        if not everywhere:
+            which = "another process" if mine else f"process {trainer.global_rank} on {socket.gethostname()}"
+            raise UserError(
+                f"{which} does not see the run folder {self.store.run_dir} of process 0; expected one folder that all "
+                "machines share: set run.dir to a place on a shared file system"
+            )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close the record file."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lit_simignore.engine.atomic import cannot_write, sync_folder, write_json
+from lit_simignore.engine.atomic import cannot_write, sync_folder, write_json, write_text
 from lit_simignore.engine.fingerprint import Fingerprint, differences
 from lit_simignore.metrics.records import RECORD_FILES, Key, Run, read_run
 from lit_simignore.types import Prediction, Sample, UserError
@@ -25,8 +27,11 @@ SUMMARY = "summary.json"
 EFFICIENCY = "efficiency.json"
 MEDIA = "media"
 
+_NONCE = ".nonce"
 _VERSION = 1
 _SHOWN = 4
+_PATIENCE_S = 20.0
+"""How long a file that another machine wrote may take to appear: network file systems cache."""
 
 
 class PredictionStore:
@@ -128,6 +133,32 @@ class PredictionStore:
         if added or not manifest["methods"]:
             write_json(self.run_dir / MANIFEST, {**manifest, "methods": {**manifest["methods"], **added}})
         return 1 + max((_attempt_of(path) for path in self._files()), default=0)
+
+    # -- whether all processes see one folder
+
+    def mark(self, nonce: str) -> None:
+        """Leave a word that only this attempt knows; only one process may do this.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        write_text(self.run_dir / _NONCE, nonce)
+
+    def sees(self, nonce: str) -> bool:
+        """Whether the word that :meth:`mark` left is there; waits some seconds for it."""
+        path, deadline = self.run_dir / _NONCE, time.monotonic() + _PATIENCE_S
+        while True:
+            with suppress(OSError):
+                if path.read_text(encoding="utf-8", errors="replace") == nonce:
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+
+    def unmark(self) -> None:
+        """Take the word away; where that fails, the next attempt replaces it."""
+        with suppress(OSError):
+            (self.run_dir / _NONCE).unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Delete what an earlier run wrote here and nothing else: the folder may be anybody's."""

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from lit_simignore.engine import store as store_module
 from lit_simignore.engine.evaluate import TimingPlan, evaluate
+from lit_simignore.engine.store import PredictionStore
 from lit_simignore.metrics.records import read_run
 from lit_simignore.types import Method, Sample, UserError
 from tests.engine.toys import BASELINE, RANDOM, STRIDE, Toy, lines, model_and_processor, settings, without_time
@@ -157,10 +159,28 @@ def test_two_processes_answer_101_of_101_and_agree_with_one(tmp_path: Path, one_
     assert without_time(two) == without_time(one)
 
 
-def test_more_processes_than_batches_is_no_problem(tmp_path: Path, one_thread: None) -> None:
-    summary = run(tmp_path, BASELINE, benchmark=Toy(size=3), devices=3, strategy="ddp_fork")
-    assert summary["methods"][0]["n"] == 3
-    assert lines(tmp_path) == 3
+def test_more_processes_than_samples_is_no_problem(tmp_path: Path, one_thread: None) -> None:
+    summary = run(tmp_path, BASELINE, benchmark=Toy(size=2), batch_size=1, devices=3, strategy="ddp_fork")
+    assert summary["methods"][0]["n"] == 2
+    assert lines(tmp_path) == 2
+    assert not (tmp_path / ".nonce").exists()
+
+
+def test_a_folder_that_a_process_does_not_share_is_refused_before_anything_is_computed(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, own = PredictionStore.sees, tmp_path / "own"
+    own.mkdir()
+    (own / ".nonce").write_text("of an earlier attempt")
+
+    def sees(store: PredictionStore, nonce: str) -> bool:
+        return real(PredictionStore(own) if torch.distributed.get_rank() == 1 else store, nonce)
+
+    monkeypatch.setattr(PredictionStore, "sees", sees)
+    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.2)
+    with pytest.raises(Exception, match="does not see the run folder .* set run.dir to a place on a shared"):
+        run(tmp_path / "shared", BASELINE, devices=2, strategy="ddp_fork")
+    assert lines(tmp_path / "shared") == 0
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
