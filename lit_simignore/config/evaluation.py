@@ -90,8 +90,11 @@ def _check(config: EvalConfig) -> None:
         raise ConfigError("run.name", f"expected letters, digits, '.', '_' and '-', got {name!r}; run.dir takes a path")
     if config.compare and len(config.compare) != 2:
         raise ConfigError("compare", f"expected two runs, got {len(config.compare)}; write compare=[runs/a,runs/b]")
+    size = config.trainer.batch_size
+    if isinstance(size, str) and size != "auto":
+        raise ConfigError("trainer.batch_size", f"expected a number or auto, got {size!r}")
     for key, value, least in (
-        ("trainer.batch_size", config.trainer.batch_size, 1),
+        ("trainer.batch_size", size if isinstance(size, int) else None, 1),
         ("trainer.num_workers", config.trainer.num_workers, 0),
         ("trainer.num_nodes", config.trainer.num_nodes, 1),
         ("trainer.max_new_tokens", config.trainer.max_new_tokens, 1),

@@ -107,7 +107,8 @@ class TrainerConfig:
         strategy: Lightning's strategy; auto is ddp on several devices.
         timeout_hours: how long processes wait for the slowest one.
         precision: Lightning's precision; null computes in the type of the weights.
-        batch_size: samples that are answered together on one device.
+        batch_size: samples that are answered together on one device; auto begins with 64. A batch that does not fit
+            into memory is halved, whatever its size.
         num_workers: processes per device that open images; 0 opens them in the main process.
         max_new_tokens: tokens generated at most per answer; null takes the benchmark's.
         progress: show progress bars.
@@ -121,7 +122,7 @@ class TrainerConfig:
     strategy: str = "auto"
     timeout_hours: float = 24.0
     precision: str | None = None
-    batch_size: int = 16
+    batch_size: int | str = 16
     num_workers: int = 0
     max_new_tokens: int | None = None
     progress: bool = True

@@ -24,6 +24,7 @@ from lit_simignore.engine.environment import hardware, versions
 from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.fingerprint import Fingerprint, fingerprint
 from lit_simignore.engine.launch import build_trainer, quiet
+from lit_simignore.engine.memory import planned_batch_size
 from lit_simignore.engine.progress import EvaluationBar
 from lit_simignore.engine.resume import Resume, was_restarted
 from lit_simignore.engine.settings import EvaluationSettings as EvaluationSettings
@@ -109,7 +110,7 @@ class _Evaluation:
             benchmark,
             methods,
             model_name=self.model_name,
-            batch_size=settings.batch_size,
+            batch_size=planned_batch_size(settings.batch_size),
             max_new_tokens=tokens,
             precision=settings.precision,
         )
@@ -148,7 +149,7 @@ class _Evaluation:
             on_error=settings.on_error,
             detailed=[sample.sample_id for sample in self._shown()],
         )
-        data = SampleDataModule(job.samples, settings.batch_size, settings.num_workers)
+        data = SampleDataModule(job.samples, planned_batch_size(settings.batch_size), settings.num_workers)
         try:
             trainer.test(module, data, verbose=False)
         except BaseException as error:

@@ -15,6 +15,7 @@ from torch import nn
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, one_line
 from lit_simignore.engine.generation import Answers, Prompts, answer, prompts_of, synchronize
+from lit_simignore.engine.memory import SPLIT, Room, is_out_of_memory
 from lit_simignore.metrics.patches import needed_recall
 from lit_simignore.metrics.records import Key
 from lit_simignore.types import Method, Prediction, Sample, UserError
@@ -64,6 +65,8 @@ class LitEvaluator(L.LightningModule):
         done: records that exist already: True good, False an error to be tried again.
         predictions: the records, unless :attr:`record` was replaced.
         tally: progress of this process.
+        room: what has not fitted into memory so far. A batch that does not fit is halved, and so are later ones of
+            that size; nothing is lost, and the records say so (``extra["split"]``: the size that did not fit).
 
     Raises:
         UserError: no method, two methods of one name, or an unknown ``on_error``.
@@ -94,6 +97,7 @@ class LitEvaluator(L.LightningModule):
         self.record: Callable[[Sequence[Prediction]], None] = self.predictions.extend
         self.done: Mapping[Key, bool] = {}
         self.tally = Tally()
+        self.room = Room()
 
     def _hold(self, model: nn.Module) -> None:
         """Register the model as a submodule only if Lightning may move it: others refuse, or would be torn apart."""
@@ -135,6 +139,7 @@ class _BatchWork:
         self.owner, self.batch = owner, batch
         self.failures = {row: error for row, error in enumerate(batch.errors) if error is not None}
         self._prompts: dict[tuple[int, ...], Prompts] = {}
+        self._cells: dict[tuple[int, ...], int] = {}
 
     def answer(self, method: Method) -> list[Prediction]:
         """The records that are missing of one method, in the order of the batch."""
@@ -154,36 +159,62 @@ class _BatchWork:
         return (list(range(len(states))) if None in states else sorted(wanted)), wanted
 
     def _try(self, method: Method, rows: Sequence[int]) -> dict[int, Prediction]:
-        """Answer rows together; if that fails, one by one, so that only the cause of the failure is lost."""
-        prompts = self._group(rows)
-        rows = [row for row in rows if row not in self.failures]
-        if prompts is None:
-            return {}
-        owner = self.owner
+        """Answer rows together; if that fails, in smaller batches, so that only the cause of the failure is lost."""
+        owner, rows = self.owner, tuple(row for row in rows if row not in self.failures)
+        if len(rows) > 1 and not owner.room.fits(method.name, self._cells.get(rows, 0)):
+            return self._halves(method, rows)
         try:
+            prompts = self._group(rows)
+            rows = tuple(row for row in rows if row not in self.failures)
+            if prompts is None:
+                return {}
+            if len(rows) > 1 and not owner.room.fits(method.name, self._cells[rows]):
+                return self._halves(method, rows)
             answers = answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
         # Whatever a model or a method does wrong costs the samples concerned, not the hours before.
         except Exception as error:
-            if owner.on_error == "raise":
-                raise
-            _recover(owner.vlm, error)
-            if len(rows) == 1:
-                return {rows[0]: self._failed(method, rows[0], one_line(error))}
-        else:
-            return {row: self._answered(method, row, answers, place) for place, row in enumerate(rows)}
+            return self._after(error, method, rows)
+        return {row: self._answered(method, row, answers, place) for place, row in enumerate(rows)}
+
+    def _after(self, error: Exception, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
+        """What can still be had of rows that failed together: halves if there was no memory, else one by one."""
+        short, owner = is_out_of_memory(error) and len(rows) > 1, self.owner
+        if owner.on_error == "raise" and not short:
+            raise error
+        _recover(owner.vlm, error)
+        if short:
+            if rows in self._cells:
+                owner.room.ran_out(method.name, self._cells[rows])
+            self._prompts.pop(rows, None)
+            return self._halves(method, rows)
+        if len(rows) == 1:
+            return {rows[0]: self._failed(method, rows[0], one_line(error))}
         return {key: record for row in rows for key, record in self._try(method, [row]).items()}
 
+    def _halves(self, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
+        """Answer rows that do not fit together in two batches; the records say what did not fit."""
+        half = (len(rows) + 1) // 2
+        found = self._try(method, rows[:half]) | self._try(method, rows[half:])
+        for record in found.values():
+            record.extra = {**record.extra, SPLIT: len(rows)}
+        return found
+
     def _group(self, rows: Sequence[int]) -> Prompts | None:
-        """Prompts of the rows that have not failed; a row that makes the processor fail is one that has."""
+        """Prompts of the rows that have not failed; a row that makes the processor fail is one that has.
+
+        Raises:
+            Exception: there was no memory for several rows together.
+        """
         rows = tuple(row for row in rows if row not in self.failures)
         if not rows:
             return None
         if rows not in self._prompts:
             try:
                 self._prompts[rows] = self._prepare(rows)
+                self._cells[rows] = len(rows) * self._prompts[rows].width
             # The processor is the checkpoint's: it may refuse a prompt in any way.
             except Exception as error:
-                if self.owner.on_error == "raise":
+                if self.owner.on_error == "raise" or (is_out_of_memory(error) and len(rows) > 1):
                     raise
                 if len(rows) == 1:
                     self.failures[rows[0]] = one_line(error)

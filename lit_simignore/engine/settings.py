@@ -15,7 +15,8 @@ class EvaluationSettings:
     Args:
         max_new_tokens: tokens generated at most per answer; ``None`` takes the benchmark's.
         precision: Lightning's precision; ``None`` computes in the type of the weights.
-        batch_size: samples that are answered together in one process.
+        batch_size: samples that are answered together in one process; ``auto`` begins with 64. A batch that does not
+            fit into memory is halved, whatever its size, and the records say so.
 
         model_name: as the results call the model; ``None`` takes the checkpoint's name.
         benchmark_name: as the results call the benchmark; ``None`` takes its class.
@@ -37,7 +38,7 @@ class EvaluationSettings:
 
     max_new_tokens: int | None = None
     precision: str | None = None
-    batch_size: int = 16
+    batch_size: int | str = 16
 
     model_name: str | None = None
     benchmark_name: str | None = None

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.engine.memory import SPLIT
 from lit_simignore.metrics.accuracy import accuracy, accuracy_by_kind
 from lit_simignore.metrics.compare import BASELINE, Comparison, compare
 from lit_simignore.metrics.records import Run
@@ -80,6 +81,7 @@ def _row(name: str, records: Sequence[Prediction], benchmark: Benchmark, seed: i
         "n": n,
         "errors": len(records) - len(good),
         "unparsed": sum(record.parsed is None for record in good),
+        "split": sum(SPLIT in record.extra for record in good),
         "accuracy": mean,
         "ci_low": low,
         "ci_high": high,

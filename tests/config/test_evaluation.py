@@ -53,6 +53,7 @@ def test_fields_of_the_benchmark_are_typed_by_its_class(tmp_path: Path) -> None:
         ("run.name=..", "run.name: expected letters"),
         ("compare=[runs/a]", "compare: expected two runs, got 1"),
         ("trainer.batch_size=0", "trainer.batch_size: expected at least 1, got 0"),
+        ("trainer.batch_size=many", "trainer.batch_size: expected a number or auto, got 'many'"),
         ("report.samples=-1", "report.samples: expected at least 0, got -1"),
         ("method.simignore.num_kep=3", "method.simignore.num_kep: unknown key; did you mean 'num_keep'?"),
         ("method=3", "method: expected a mapping, got '3'"),

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,6 @@ def test_ctrl_c_leaves_the_keyboard_working(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """OpenMP's threads do not survive a fork."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def in_a_child(act: Callable[[], object]) -> int:
     """Run something in a forked process; the signal that ended it, 0 if none did."""
     with warnings.catch_warnings():
@@ -220,6 +210,16 @@ def test_a_corrupt_image_is_one_error_and_is_tried_again(tmp_path: Path, whole: 
     assert [(row["n"], row["errors"]) for row in again["methods"]] == [(11, 0)] * 3
     assert lines(folder) == 36
     assert {row["accuracy"] for row in again["methods"]} == {row["accuracy"] for row in whole["methods"]}
+
+
+def test_a_model_that_computes_no_numbers_is_all_errors_and_no_score(tmp_path: Path) -> None:
+    model, processor = model_and_processor()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    summary = evaluate(model, processor, Toy(), (BASELINE, STRIDE), tmp_path, settings())
+    assert summary["run"]["complete"] is True
+    assert [(row["n"], row["errors"], row["accuracy"]) for row in summary["methods"]] == [(0, 11, None)] * 2
+    assert all("NaN" in str(record.error) for record in read_run(tmp_path).predictions.values())
 
 
 def test_adding_a_method_computes_only_that_one(tmp_path: Path, whole: dict[str, Any]) -> None:

@@ -135,6 +135,63 @@ def test_a_batch_that_fails_is_tried_sample_by_sample(monkeypatch: pytest.Monkey
     assert {key: record.output for key, record in found.items()} == {key: r.output for key, r in expected.items()}
 
 
+def cramped(cells: int) -> tuple[Any, list[tuple[int, int]]]:
+    """A model that has no memory for more than so many rows times columns, and the prefills that it was asked for."""
+    model, _ = model_and_processor()
+    asked: list[tuple[int, int]] = []
+
+    def allocate(layer: Any, args: tuple[torch.Tensor, ...]) -> None:
+        rows, columns = args[0].shape[:2]
+        if columns > 1:
+            asked.append((rows, columns))
+        if rows * columns > cells:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    model.get_decoder().layers[0].register_forward_pre_hook(allocate)
+    return model, asked
+
+
+@pytest.mark.parametrize("on_error", ["record", "raise"])
+def test_a_batch_without_memory_is_halved_and_later_ones_are_not_tried_whole(on_error: str) -> None:
+    benchmark = Toy(size=13)
+    expected = {key: record.output for key, record in by_key(answered(BASELINE, benchmark=benchmark)).items()}
+    model, asked = cramped(2 * 59)  # the longest prompts have 59 columns
+    found = by_key(answered(BASELINE, benchmark=benchmark, model=model, on_error=on_error))
+    assert {key: record.output for key, record in found.items()} == expected
+    assert not any(record.error for record in found.values())
+    assert {(record.batch_size, record.extra.get("split")) for record in found.values()} == {(2, 4), (1, None)}
+    assert [shape for shape in asked if shape[0] == 4] == [(4, 59), (4, 51)], "what failed once is not tried again"
+
+
+def test_pruning_makes_room_so_limits_are_by_method() -> None:
+    model, _ = cramped(4 * 50)  # prompts have 59 columns, 47 after pruning
+    found = by_key(answered(BASELINE, STRIDE, benchmark=Toy(size=4), model=model))
+    assert found["q0", "baseline"].batch_size < 4
+    assert found["q0", "stride"].batch_size == 4
+    assert "split" not in found["q0", "stride"].extra
+
+
+def test_a_sample_that_alone_has_no_memory_is_an_error_of_its_own() -> None:
+    model, _ = cramped(10)
+    found = by_key(answered(BASELINE, benchmark=Toy(size=3), model=model))
+    assert all("out of memory" in str(record.error) for record in found.values())
+    assert len(found) == 3
+
+
+def test_no_memory_for_the_images_of_a_batch_is_no_fault_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.prompts_of
+
+    def prompts_of(processor: Any, samples: Any, *rest: Any) -> Prompts:
+        if len(samples) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you asked for 1 byte")
+        return real(processor, samples, *rest)
+
+    monkeypatch.setattr(module, "prompts_of", prompts_of)
+    found = by_key(answered(BASELINE, benchmark=Toy(size=5)))
+    assert [record.error for record in found.values()] == [None] * 5
+    assert {record.batch_size for record in found.values()} == {1, 2}
+
+
 def test_only_the_sample_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     is_bad = failing(module.answer, lambda prompts: any(sample.sample_id == "q2" for sample in prompts.samples))
     monkeypatch.setattr(module, "answer", is_bad)
