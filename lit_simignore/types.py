@@ -69,6 +69,7 @@ class Sample:
         answer: the right answer in the form that the benchmark's parser returns; ``None`` where there is none.
         kind: question type, for break-downs.
         needed: patches that the answer depends on, where the data knows them.
+        references: all answers that count for something, where there is more than one.
     """
 
     sample_id: str
@@ -79,6 +80,7 @@ class Sample:
     answer: str | None = None
     kind: str = ""
     needed: tuple[NeededPatches, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:

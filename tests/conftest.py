@@ -1,5 +1,6 @@
 """What every test starts from: no rank left over from another test, and Ctrl-C as in a terminal."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -13,6 +14,12 @@ def first_process() -> Iterator[None]:
     rank_zero_only.rank = 0
     yield
     rank_zero_only.rank = 0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """``datasets`` keeps copies of the tables it reads: not in the home of whoever runs the tests."""
+    os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(autouse=True, scope="session")

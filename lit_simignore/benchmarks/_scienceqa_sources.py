@@ -1,17 +1,18 @@
-"""The places that ScienceQA comes from: LLaVA's conversation file, the authors' ``problems.json``, the hub."""
+"""The places that ScienceQA comes from: LLaVA's conversation file, the authors' ``problems.json``, the hub's tables."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_simignore.benchmarks._hub import hub_rows
+from lit_simignore.benchmarks._hub import hub_rows, parquet_rows
 from lit_simignore.benchmarks._letters import LETTERS, NO_CONTEXT
 from lit_simignore.benchmarks._paths import inside
+from lit_simignore.benchmarks._pictures import picture_folder
+from lit_simignore.benchmarks._rows import read_json
 from lit_simignore.metrics.records import read_json_lines
 from lit_simignore.types import ImageSource, UserError
 
@@ -20,7 +21,10 @@ _ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One ScienceQA question, whatever file it came from. ``answer`` is a letter; an empty context means none."""
+    """One ScienceQA question, whatever file it came from.
+
+    ``answer`` is a letter; an empty context, subject or grade means none or unknown.
+    """
 
     problem_id: str
     question: str
@@ -29,6 +33,9 @@ class Problem:
     answer: str | None
     image: ImageSource | None
     image_name: str = ""
+    subject: str = ""
+    grade: str = ""
+    where: str = ""
 
 
 def find_questions(path: Path, split: str) -> Path:
@@ -56,36 +63,47 @@ def local_problems(questions: Path, split: str, images: Path | None) -> Iterator
     if questions.name == "problems.json":
         named = _authors_problems(questions, split)
     else:
-        named = (_from_conversation(item, where) for where, item in _conversations(questions))
+        known = _known_problems(questions)
+        named = (_with_school(_from_conversation(item, where), known) for where, item in _conversations(questions))
     for problem in named:
         if not problem.image_name:
             yield problem
             continue
-        images = images or _image_folder(questions.parent, split, problem.image_name)
-        where = f"{questions.name}, question {problem.problem_id}: "
-        yield replace(problem, image=inside(images, problem.image_name, where))
+        images = images or picture_folder(questions.parent, (f"images/{split}", "images", split), problem.image_name)
+        yield replace(problem, image=inside(images, problem.image_name, problem.where))
 
 
 def hub_problems(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[Problem]:
     """Read one split from the hub. Rows there have no id: their number in the split is used."""
     for index, row in enumerate(hub_rows(source, split=split, subset=subset, revision=revision)):
         problem_id = str(row.get("id", row.get("pid", f"{split}-{index}")))
-        problem = _from_fields(row, problem_id, f"{source}, row {index}: ")
-        yield replace(problem, image=row.get("image"))
+        yield _from_table(row, problem_id, f"{source}, row {index}: ")
 
 
-def _image_folder(folder: Path, split: str, first: str) -> Path:
-    candidates = [folder / "images" / split, folder / "images", folder / split, folder]
-    return next((candidate for candidate in candidates if (candidate / first).is_file()), folder)
+def table_problems(files: Sequence[Path], split: str) -> Iterator[Problem]:
+    """Read Parquet files of the hub's dataset."""
+    for index, row in enumerate(parquet_rows(files)):
+        yield _from_table(row, str(row.get("id", f"{split}-{index}")), f"{files[0].name}, row {index}: ")
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name} is not valid JSON: {error}") from error
+def _from_table(row: Mapping[str, Any], problem_id: str, where: str) -> Problem:
+    fields = {name: value for name, value in row.items() if name != "image"}
+    return replace(_from_fields(fields, problem_id, where), image=row.get("image"))
+
+
+def _known_problems(questions: Path) -> Mapping[str, Any]:
+    """The authors' file, if it lies beside LLaVA's, which has neither subjects nor grades."""
+    beside = questions.with_name("problems.json")
+    known = read_json(beside) if beside.is_file() else {}
+    return known if isinstance(known, dict) else {}
+
+
+def _with_school(problem: Problem, known: Mapping[str, Any]) -> Problem:
+    """With the subject and the grade of the authors' file."""
+    row = known.get(problem.problem_id)
+    if not isinstance(row, dict):
+        return problem
+    return replace(problem, subject=str(row.get("subject") or ""), grade=str(row.get("grade") or ""))
 
 
 def _conversations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,7 +112,7 @@ def _conversations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in read_json_lines(path).rows:
             yield f"{path.name}, line {number}: ", row
         return
-    items = _read_json(path)
+    items = read_json(path)
     if not isinstance(items, list):
         raise UserError(f"{path.name}: expected a list of conversations; got a {type(items).__name__}")
     for index, item in enumerate(items):
@@ -121,7 +139,9 @@ def _from_conversation(item: Mapping[str, Any], where: str) -> Problem:
     match = _ANSWER.search(reply) if isinstance(reply, str) else None
     answer = match.group(1) if match else None
     _check(choices, answer, where)
-    return Problem(problem_id, question, "" if context == NO_CONTEXT else context, choices, answer, None, image_name)
+    hint = "" if context == NO_CONTEXT else context
+    place = f"{where.removesuffix(': ')}, question {problem_id}: "
+    return Problem(problem_id, question, hint, choices, answer, None, image_name, where=place)
 
 
 def _split_options(options: str) -> tuple[str, ...]:
@@ -139,7 +159,7 @@ def _split_options(options: str) -> tuple[str, ...]:
 
 def _authors_problems(path: Path, split: str) -> Iterator[Problem]:
     """The original release: all problems in one file, the splits' ids in ``pid_splits.json`` beside it."""
-    problems, splits = _read_json(path), _read_json(path.with_name("pid_splits.json"))
+    problems, splits = read_json(path), read_json(path.with_name("pid_splits.json"))
     if split not in splits:
         raise UserError(f"pid_splits.json has no split {split!r}; valid: {', '.join(map(str, splits))}")
     for problem_id in splits[split]:
@@ -159,8 +179,18 @@ def _from_fields(row: Mapping[str, Any], problem_id: str, where: str) -> Problem
         raise UserError(f"{where}expected question, choices and answer as in ScienceQA; got {sorted(row)}") from error
     _check(choices, answer, where)
     name = row.get("image")
-    image_name = f"{problem_id}/{name}" if isinstance(name, str) and name else ""
-    return Problem(problem_id, _single_spaced(question), _single_spaced(hint), choices, answer, None, image_name)
+    return Problem(
+        problem_id,
+        _single_spaced(question),
+        _single_spaced(hint),
+        choices,
+        answer,
+        image=None,
+        image_name=f"{problem_id}/{name}" if isinstance(name, str) and name else "",
+        subject=str(row.get("subject") or ""),
+        grade=str(row.get("grade") or ""),
+        where=where,
+    )
 
 
 def _single_spaced(text: str) -> str:

@@ -42,3 +42,34 @@ def parse_yes_no(output: str) -> str | None:
         if word in ("yes", "no"):
             return str(word)
     return None
+
+
+def parse_exact_yes_no(output: str) -> str | None:
+    """The whole output is yes or no, case and surrounding blanks ignored: "Yes." is neither.
+
+    Source: lmms-eval's POPE.
+    """
+    text = output.lower().strip()
+    return text if text in ("yes", "no") else None
+
+
+def parse_mme(output: str) -> str | None:
+    """MME's own rule: yes or no alone, else whichever is within the first four characters, yes first; case ignored.
+
+    "Not sure", "None" and "I note" are a no, "I know" is neither.
+
+    Source: the calculation script of MME (arXiv:2306.13394), which LLaVA uses.
+    """
+    opening = output.lower()[:4]
+    return next((word for word in ("yes", "no") if word in opening), None)
+
+
+def parse_mme_lmms_eval(output: str) -> str | None:
+    """MME's rule after full stops and surrounding blanks are deleted; a single "y" or "n" counts too."""
+    text = output.lower().strip().replace(".", "")
+    return {"y": "yes", "n": "no"}.get(text) or parse_mme(text)
+
+
+def parse_amber(output: str) -> str | None:
+    """``Yes`` or ``No``, exactly so, as AMBER's script compares it."""
+    return {"Yes": "yes", "No": "no"}.get(output)

@@ -20,15 +20,20 @@ class Benchmark(ABC):
 
     limit: int | None = None
 
-    protocol: ClassVar[str]
-    """Name and version of prompt and parser: it changes whenever a number could change."""
-
     max_new_tokens: ClassVar[int] = 16
     """Enough for every valid answer."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"benchmark.limit must be at least 1, or null for all samples; got {self.limit}")
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """Name and version of prompt and parser: it changes whenever a number could change.
+
+        A class attribute, or a field where there are several that a user may choose from.
+        """
 
     @abstractmethod
     def load(self) -> Sequence[Sample]:

@@ -1,6 +1,6 @@
 """What every benchmark owes its users, whatever it asks. A new file in ``benchmarks/`` is tested from birth.
 
-A benchmark that cannot run without the user's data gets a few made-up rows from ``DATA``.
+A benchmark that cannot run without the user's data gets a few made-up rows from ``LAYOUTS``.
 """
 
 from __future__ import annotations
@@ -10,49 +10,16 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.types import Prediction, Role, Sample
+from tests.benchmarks.official_layouts import LAYOUTS
 
-
-def _scienceqa_data(folder: Path) -> Mapping[str, Any]:
-    human = "Context: N/A\nQuestion: Which one?\nOptions: (A) this (B) that (C) both\n<image>"
-    items = [
-        {
-            "id": str(index),
-            "image": f"{index}/image.png",
-            "conversations": [{"value": human}, {"value": f"The answer is {'ABC'[index % 3]}."}],
-        }
-        for index in range(6)
-    ]
-    items.append({"id": "open", "image": "open/image.png", "conversations": [{"value": human}]})
-    (folder / "llava_test_CQM-A.json").write_text(json.dumps(items))
-    return {"path": str(folder)}
-
-
-def _jsonl_data(folder: Path) -> Mapping[str, Any]:
-    rows = [
-        {"id": f"choice-{index}", "image": "x.png", "question": "Which?", "choices": ["p", "q"], "answer": index % 2}
-        for index in range(4)
-    ]
-    rows += [
-        {"id": f"free-{index}", "image": "x.png", "question": "What?", "answer": f"It {index}"} for index in range(4)
-    ]
-    rows += [{"id": "open", "image": "x.png", "question": "What?"}]
-    rows += [{"id": "open-choice", "image": "x.png", "question": "Which?", "choices": ["p", "q"]}]
-    path = folder / "data.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return {"path": str(path)}
-
-
-DATA: dict[str, Callable[[Path], Mapping[str, Any]]] = {"scienceqa": _scienceqa_data, "jsonl": _jsonl_data}
 MAX_SAMPLES = 60
 
 
@@ -63,7 +30,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def make(name: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Benchmark]:
-    fields = DATA[name](tmp_path_factory.mktemp(name)) if name in DATA else {}
+    fields = LAYOUTS[name](tmp_path_factory.mktemp(name)) if name in LAYOUTS else {}
     return lambda **more: BENCHMARKS()[name](**fields, **more)
 
 
