@@ -115,7 +115,8 @@ class Budget:
         final: visual tokens that leave the last layer.
         layer_mean: mean over decoder layers of the visual tokens that the layer computes.
         flops: visual tokens that an input-pruned model of the same prefill FLOPs would see.
-        prefill_tflops: analytic prefill cost of the decoder, in 1e12 floating-point operations per sample.
+        prefill_tflops: analytic prefill cost of the decoder, in 1e12 floating-point operations per sample; a second
+            run of the prompt (VCD, PAI's guidance) counts here and in no other field.
     """
 
     total: float

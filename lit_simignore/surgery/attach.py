@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 from torch import nn
 
+from lit_simignore.interventions.base import Intervention
 from lit_simignore.surgery.drops import check_text, drops_of
 from lit_simignore.surgery.families import family_of
 from lit_simignore.surgery.hooks import Attachment
@@ -24,6 +25,8 @@ _ATTACHED: WeakSet[nn.Module] = WeakSet()
 def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iterator[Trace]:
     """Within the block, ``model`` prunes visual tokens in every prefill: ``generate``, ``forward``, training.
 
+    Interventions change the attention of their layers in the prefill and in later steps, and what is predicted.
+
     Callers see the unpruned interface: ``generate`` returns the original prompt and the new tokens, logits have the
     original length (dropped rows come from a zero hidden state), caches answer the original length, labels keep
     their columns. When every sample keeps everything, nothing is touched and results are bit-identical. Leaving the
@@ -31,7 +34,8 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
 
     Args:
         model: a Hugging Face model of a known family; wrappers of PEFT, DDP and ``torch.compile`` are looked through.
-        parts: pruners, in the order in which they run. None at all only records.
+        parts: pruners and interventions, in the order in which they run. None at all only records. On one layer drops
+            come before interventions, and a pruner that reads that layer's attention reads it unedited.
         spans: labels of the prompts, from :func:`~lit_simignore.surgery.prepare.prepare`. Rows are those of the
             call; under beams each counts for all beams. Without spans every token that is neither special nor
             visual counts as text, which includes the chat template.
@@ -40,8 +44,8 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
         The trace, filled by every prefill. ``trace.spans`` may be replaced between calls.
 
     Raises:
-        UserError: unknown family; a part that is no pruner, or that needs what the family does not offer; a text
-            scope that needs spans; a model that is attached already.
+        UserError: unknown family; a part that is neither pruner nor intervention, or that needs what the family does
+            not offer; a text scope that needs spans; a model that is attached already.
     """
     base = unwrap(model)
     family = family_of(base.config)
@@ -55,7 +59,8 @@ def attach(model: nn.Module, *parts: object, spans: Spans | None = None) -> Iter
         raise UserError("this model is attached already; give all parts to one attach(model, first, second, ...)")
     refuse_mixed_attention(decoder)
     trace = Trace(spans)
-    attachment = Attachment(base, decoder, family, drops, trace)
+    interventions = [part for part in parts if isinstance(part, Intervention)]
+    attachment = Attachment(base, decoder, family, drops, trace, interventions)
     with ExitStack() as undo:
         _ATTACHED.add(decoder)
         undo.callback(_ATTACHED.discard, decoder)

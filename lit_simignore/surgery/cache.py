@@ -10,13 +10,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.types import UserError
+
+if TYPE_CHECKING:
+    from lit_simignore.surgery.contrast import SecondRun
+    from lit_simignore.surgery.edits import EditState
 
 STATE = "_lit_simignore"
 
@@ -44,26 +48,38 @@ class CacheState:
         owner: the attachment that feeds it.
         entry: columns chosen before the decoder; ``None`` if all stayed.
         stages: columns chosen before decoder layer ``k``, in terms of the entry's slots.
+        edits: what the interventions of its attention remember; ``None`` without any.
+        second: the run beside this one that predictions are contrasted with; ``None`` without one.
         memo: the mask behind each stage for the current step, so that it is made once and not by every layer.
     """
 
     owner: Owner
     entry: ColumnMap | None = None
     stages: dict[int, ColumnMap] = field(default_factory=dict)
+    edits: EditState | None = None
+    second: SecondRun | None = None
     memo: dict[int, tuple[Any, tuple[int, int], Any]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CacheState:
-        return CacheState(self.owner, copy.deepcopy(self.entry, memo), copy.deepcopy(self.stages, memo))
+        owner, *others = self._parts()
+        return CacheState(owner, *copy.deepcopy(others, memo))
 
-    def __reduce__(self) -> tuple[type[CacheState], tuple[Owner, ColumnMap | None, dict[int, ColumnMap]]]:
-        return (CacheState, (self.owner, self.entry, self.stages))
+    def __reduce__(self) -> tuple[type[CacheState], tuple[Any, ...]]:
+        return (CacheState, self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        return (self.owner, self.entry, self.stages, self.edits, self.second)
 
     @property
     def stored(self) -> int:
         """Slots of the prompt in decoder layer 0."""
         if self.entry is not None:
             return self.entry.width
-        return next(iter(self.stages.values())).length
+        if self.stages:
+            return next(iter(self.stages.values())).length
+        if self.edits is not None:
+            return self.edits.num_slots
+        return 0 if self.second is None else self.second.length
 
     @property
     def length(self) -> int:
@@ -75,8 +91,17 @@ class CacheState:
         maps = [*([] if self.entry is None else [self.entry]), *self.stages.values()]
         return all(columns.ends_whole(num_columns) for columns in maps)
 
-    def change(self, change: Callable[[ColumnMap], ColumnMap]) -> None:
-        """Apply one change to every map."""
+    def choose(self, choose: Callable[[Tensor], Tensor]) -> None:
+        """Reorder, repeat or cut the batch."""
+        self._change(lambda columns: columns.rows(choose))
+        self.edits = None if self.edits is None else self.edits.rows(choose)
+
+    def take_back(self, num_columns: int) -> None:
+        """Forget the last ``num_columns``, at least 1, of the prompt."""
+        self._change(lambda columns: columns.without_last(num_columns))
+        self.edits = None if self.edits is None else self.edits.without_last(num_columns)
+
+    def _change(self, change: Callable[[ColumnMap], ColumnMap]) -> None:
         self.entry = None if self.entry is None else change(self.entry)
         self.stages = {layer: change(columns) for layer, columns in self.stages.items()}
         self.memo.clear()
@@ -89,8 +114,8 @@ class _Shortened:
         state = state_of(self)
         if state is not None and not state.owner.live:
             raise UserError(
-                "this cache holds a pruned prompt and the model is no longer attached: continue inside attach(...), "
-                "or start with a new cache"
+                "this cache was filled inside attach(...) and the model is no longer attached: continue inside "
+                "attach(...), or start with a new cache"
             )
         return super().update(*args, **kwargs)  # type: ignore[misc]
 
@@ -112,8 +137,10 @@ class _Shortened:
                 "behind it can be taken back: start a new cache"
             )
         super().crop(tokens_to_remove)  # type: ignore[misc]
+        if state is not None and tokens_to_remove and state.second is not None:
+            state.second.refuse("tokens that are taken back (assisted decoding, prompt lookup)")
         if state is not None and too_many:
-            state.change(lambda columns: columns.without_last(too_many))
+            state.take_back(too_many)
 
     def reset(self) -> None:
         super().reset()  # type: ignore[misc]
@@ -121,20 +148,27 @@ class _Shortened:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._choose(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+        state = self._choose(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+        if state is not None and state.second is not None:
+            state.second.reorder(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self._choose(lambda rows: rows.repeat_interleave(repeats, dim=0))
+        self._refuse_second(self._choose(lambda rows: rows.repeat_interleave(repeats, dim=0)))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)  # type: ignore[misc]
-        self._choose(lambda rows: rows[indices.to(rows.device)])
+        self._refuse_second(self._choose(lambda rows: rows[indices.to(rows.device)]))
 
-    def _choose(self, choose: Callable[[Tensor], Tensor]) -> None:
+    def _choose(self, choose: Callable[[Tensor], Tensor]) -> CacheState | None:
         state = state_of(self)
         if state is not None:
-            state.change(lambda columns: columns.rows(choose))
+            state.choose(choose)
+        return state
+
+    def _refuse_second(self, state: CacheState | None) -> None:
+        if state is not None and state.second is not None:
+            state.second.refuse("rows of a cache that are repeated or taken")
 
 
 class ShortenedDynamicCache(_Shortened, DynamicCache):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lit_simignore.interventions.base import Intervention
 from lit_simignore.pruning.base import Need, Pruner
 from lit_simignore.surgery.prompt import AFTER_IMAGE
 from lit_simignore.surgery.spans import Spans
@@ -75,13 +76,17 @@ def drops_of(
         instead: what to do about a need that is not served, for messages.
 
     Raises:
-        UserError: a part that is no pruner; a need that is not served; drops before the decoder that contradict each
-            other; dropped tokens that are to be hidden inside the decoder.
+        UserError: a part that is neither pruner nor intervention; a need that is not served; drops before the decoder
+            that contradict each other; dropped tokens that are to be hidden inside the decoder.
     """
     drops: list[Drop] = []
     for part in parts:
+        if isinstance(part, Intervention):
+            continue
         if not isinstance(part, Pruner):
-            raise UserError(f"attach takes pruners such as Simignore(num_keep=64); got {part!r}")
+            raise UserError(
+                f"attach takes pruners such as Simignore(num_keep=64) and interventions such as EAH(); got {part!r}"
+            )
         found = [Drop(type(part).__name__, stage) for stage in part.stages()]
         for drop in found:
             missing = drop.needs - (before if drop.layer_idx is None else inside)

@@ -7,7 +7,7 @@ in; nothing is encoded twice and nothing above the decoder learns that the seque
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from lit_simignore.interventions.base import Branch, Intervention, LogitsIntervention
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
 from lit_simignore.surgery.calls import Signature, cache_in, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
+from lit_simignore.surgery.contrast import SECOND, Begun, Contrast, contrasting_part
 from lit_simignore.surgery.decode import later_inputs
 from lit_simignore.surgery.drops import ENDS_OF_PROMPTS, Drop
+from lit_simignore.surgery.edits import LayerInterventions, attention_parts, edit_traces, refuse_foreign_edits
+from lit_simignore.surgery.families._mrope import MultiAxisRope
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
 from lit_simignore.surgery.prefill import masked_inputs, shortened_inputs
@@ -67,20 +71,25 @@ _PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", defau
 
 
 def current_prefill() -> Prefill | None:
-    """The prefill that is running in this thread; ``None`` between calls, in later steps and in the backward pass."""
-    return _PREFILL.get()
+    """The prefill that is running in this thread; ``None`` between calls, in later steps and in the backward pass.
+
+    Second runs of a prompt are not counted.
+    """
+    return _PREFILL.get() if SECOND.get() is None else None
 
 
 class Attachment:
     """The hooks of one ``attach`` block."""
 
     def __init__(
-        self, model: nn.Module, decoder: nn.Module, family: Family, drops: tuple[Drop, ...], trace: Trace
-    ) -> None:
+        self, model: nn.Module, decoder: nn.Module, family: Family, drops: tuple[Drop, ...], trace: Trace,
+        interventions: Sequence[Intervention] = (),
+    ) -> None:  # fmt: skip
         self.model, self.decoder, self.family, self.drops, self.trace = model, decoder, family, drops, trace
         self.entry = tuple(drop for drop in drops if drop.layer_idx is None)
         inside = [drop for drop in drops if drop.layer_idx is not None]
         self.stages = LayerStages(decoder, inside, first_allowed=max(1, family.deepstack_layers(model.config)))
+        self.edits = LayerInterventions(decoder, attention_parts(interventions))
         self.owner = Owner()
         self.reader = PromptReader(family.image_token_id(model.config), family.special_token_ids(model))
         self.shape = DecoderShape.from_config(model.config)
@@ -94,14 +103,32 @@ class Attachment:
         self.masks = any(drop.hides for drop in self.entry)
         self.renumbers = any(drop.renumbers for drop in self.entry)
         self.entrances = family.entrances(model)
+        self.contrast = self._contrast(contrasting_part(interventions))
         self._handles: list[Any] = []
         self._signatures = {module: Signature(module) for module in (*self.entrances, decoder)}
         self._warned = False
+
+    def _contrast(self, part: LogitsIntervention | None) -> Contrast | None:
+        if part is None:
+            return None
+        if part.branch is Branch.NOISY_IMAGE and len(self.entrances) > 1:
+            raise UserError(
+                f"{type(part).__name__} encodes images a second time, which {type(self.family).__name__} models do "
+                "inside generate; use another family, or an intervention without a second image"
+            )
+        encoder: Any = self.model.base_model
+        return Contrast(
+            part, self.entrances[-1], encoder, self.owner, self.shape,
+            multi_axis=isinstance(self.family, MultiAxisRope), images_per_row=self.family.images_per_row,
+            begun=self._begun,
+        )  # fmt: skip
 
     # -- lifecycle
 
     def install(self) -> None:
         """Register all hooks."""
+        if self.contrast is not None:
+            self.contrast.install(self._handles.append)  # it must see the caller's arguments, and know the prefill
         embedding = self.family.embedding(self.model)
         planned: list[tuple[Any, Any, dict[str, bool]]] = []
         for entrance in self.entrances:
@@ -119,6 +146,8 @@ class Attachment:
             self.smaller.install(self._handles.append)
         if self.stages:
             self.stages.install(self._handles.append)
+        if self.edits:
+            self.edits.install(self._handles.append)  # behind the stages: a layer's drop comes before its edits
 
     def remove(self) -> None:
         """Take all hooks away; caches that they shortened can be continued only by another attachment."""
@@ -144,7 +173,7 @@ class Attachment:
         if state is None and (cache is None or int(cache.get_seq_length()) == 0):
             self._begin(module, ids, embeds, inputs)
             return None
-        if length > 1 and self.drops:
+        if length > 1 and (self.drops or self.edits):
             refuse_late_images(ids, self.family.image_token_id(self.model.config), inputs)
             if self.waits and self.trace.spans is None:
                 refuse_pieces(cache, state, inputs)
@@ -153,6 +182,7 @@ class Attachment:
         refuse_growth(self.window, cache, length)
         if state.owner is not self.owner:
             refuse_foreign_stages(state, self.stages.hooked)
+            refuse_foreign_edits(state, self.edits.parts)
             state.owner = self.owner  # a later attachment goes on with an earlier one's cache
         if state.entry is None:
             return None
@@ -162,8 +192,9 @@ class Attachment:
         return (), later_inputs(inputs, cache, state.entry, batch, length)
 
     def _begin(self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
-        if module is not self.entrances[0] and _PREFILL.get() is not None:
-            return  # an outer entrance has seen more of the prompt than this one does
+        second = SECOND.get()
+        if (second is not None and second.bare) or (module is not self.entrances[0] and _PREFILL.get() is not None):
+            return  # nothing is visual in it, or an outer entrance has seen more of the prompt than this one does
         refuse_video(inputs)
         explicit = EXPLICIT.get()
         if ids is None and embeds is not None and explicit is None:
@@ -175,7 +206,7 @@ class Attachment:
         elif ids is not None:
             prompt = self.reader.from_ids(ids, inputs, self.trace.spans)
             self._warn_without_spans(prompt)
-        elif self.drops:
+        elif self.drops or self.edits or self.contrast is not None:
             raise UserError(
                 "a prompt given as inputs_embeds does not show its visual tokens: pass input_ids, or name them with "
                 "visual_columns(mask)"
@@ -207,7 +238,7 @@ class Attachment:
     def _shorten(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._signatures[module].is_single_step(args, kwargs):
             return None
-        prefill = _PREFILL.get()
+        prefill = _pruned_prefill()
         if prefill is None or prefill.call is not None:
             return None
         inputs = self._signatures[module].named(args, kwargs)
@@ -221,15 +252,18 @@ class Attachment:
                 "visual_columns were named for a call with input_ids; pass inputs_embeds, which hold the visual tokens"
             )
         call, slots = self._open_call(prefill, inputs, embeds)
-        if not self.drops:
+        edits = self.edits.begin(SECOND.get())
+        if not self.drops and edits is None:
             return None
         refuse_packed(self.decoder, inputs)
-        changed = self._at_entry(prefill, call, slots, inputs)
-        if not self.stages:
+        changed = self._at_entry(prefill, call, slots, inputs) if self.drops else None
+        if not self.stages and edits is None:
             return None if changed is None else ((), changed)
         refuse_window(self.window, embeds.shape[1], cache_in(inputs))
+        check_cache(cache_in(inputs) if edits is not None else None)
         assert prefill.slots is not None
         prefill.run = self.stages.begin(prefill.prompt, call, prefill.slots, prefill.hiding)
+        prefill.run.edits = edits
         return (), {**(changed or inputs), RUN: prefill.run}
 
     def _at_entry(
@@ -274,12 +308,13 @@ class Attachment:
     def _restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self._signatures[module].is_single_step(args, kwargs):
             return None
-        prefill = _PREFILL.get()
+        prefill = _pruned_prefill()
         if prefill is None or prefill.call is None:
             return None
         self._record(prefill)
         inside = None if prefill.run is None else prefill.run.columns
-        if prefill.columns is None and inside is None:
+        edits = None if prefill.run is None else prefill.run.edits
+        if prefill.columns is None and inside is None and edits is None:
             return None
         as_tuple = isinstance(output, tuple)
         hidden = output[0] if as_tuple else output.last_hidden_state
@@ -287,7 +322,7 @@ class Attachment:
         if found and found[0] is not None:
             check_cache(found[0])
             stages = {} if prefill.run is None else prefill.run.maps
-            remember(found[0], CacheState(self.owner, prefill.columns, stages))
+            remember(found[0], CacheState(self.owner, prefill.columns, stages, edits))
         full = hidden if inside is None else scatter_rows(hidden, inside)
         if prefill.columns is not None and not self.masks:
             full = scatter_rows(full, prefill.columns)
@@ -315,4 +350,21 @@ class Attachment:
                 layers.append(computed)
             budget = decoder_budget(self.shape, layers, total=total, text_tokens=prefill.num_text[sample])
             call.budgets.append(budget)
-        self.trace.add(call)
+        call.edits = [] if prefill.run is None else edit_traces(prefill.run.edits, prefill.prompt.repeats)
+        second = SECOND.get()
+        if second is None:
+            self.trace.add(call)
+        else:
+            second.call = call
+
+    def _begun(self) -> Begun | None:
+        prefill = _PREFILL.get()
+        if prefill is None or prefill.call is None or prefill.whole is None:
+            return None
+        return Begun(prefill.prompt, prefill.whole, prefill.call, prefill.num_text)
+
+
+def _pruned_prefill() -> Prefill | None:
+    """The prefill that the decoder's hooks act on: none in a second run without visual tokens."""
+    second = SECOND.get()
+    return None if second is not None and second.bare else _PREFILL.get()

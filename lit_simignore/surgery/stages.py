@@ -16,6 +16,7 @@ from lit_simignore.surgery.cache import CacheState, check_cache, state_of
 from lit_simignore.surgery.calls import CACHE_NAMES, cache_in
 from lit_simignore.surgery.choose import Chosen, Place, check_labels, choose_visual
 from lit_simignore.surgery.drops import Drop
+from lit_simignore.surgery.edits import EditState
 from lit_simignore.surgery.layer_masks import stage_decode_mask, stage_prefill_mask
 from lit_simignore.surgery.prefill import closed_up, dropped_before
 from lit_simignore.surgery.prompt import Prompt, Slots
@@ -53,6 +54,7 @@ class DecoderRun:
         probing: True while a layer is asked for queries and keys alone.
         finished: True once the decoder returned.
         moved: positions and rotary embeddings of what is left, once a stage closed positions up.
+        edits: what interventions remember, if any act.
         memo: arguments that several layers share.
     """
 
@@ -70,6 +72,7 @@ class DecoderRun:
     probing: bool = False
     finished: bool = False
     moved: tuple[Tensor, Any] | None = None
+    edits: EditState | None = None
     memo: dict[tuple[str, int, int], tuple[Any, Any]] = field(default_factory=dict)
 
     def observe(self, layer_idx: int, heads: Heads) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,22 @@ class StageTrace:
     sources: list[tuple[tuple[int, ...], ...] | None] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EditTrace:
+    """One intervention in one layer of one prefill.
+
+    Args:
+        name: class of the intervention.
+        layer_idx: 0-based decoder layer.
+        found: what it noted there, tensors with one row per sample; for EAH ``winning_head`` ``(B,)`` (-1: none) and
+            ``sink_counts`` ``(B, H)``.
+    """
+
+    name: str
+    layer_idx: int
+    found: dict[str, Any]
+
+
 @dataclass(slots=True, eq=False)
 class CallTrace:
     """One prefill. Lists have one entry per sample, under beams as well where spans were given.
@@ -46,12 +63,14 @@ class CallTrace:
         grids: (rows, cols) of each image.
         stages: in the order in which they ran.
         budgets: what was spent.
+        edits: what interventions noted, by layer and in the order in which they act.
     """
 
     num_visual: list[int]
     grids: list[tuple[tuple[int, int], ...]]
     stages: list[StageTrace] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
+    edits: list[EditTrace] = field(default_factory=list)
 
     @property
     def kept(self) -> list[Tensor]:
@@ -64,7 +83,7 @@ class CallTrace:
 class Trace:
     """The record that :func:`~lit_simignore.surgery.attach.attach` yields; it stays readable after the block.
 
-    ``kept``, ``stages``, ``grids``, ``num_visual``, ``budgets`` and ``budget`` describe the last prefill;
+    ``kept``, ``stages``, ``edits``, ``grids``, ``num_visual``, ``budgets`` and ``budget`` describe the last prefill;
     ``calls`` holds the last 256 prefills. ``spans`` may be set anew before every call, for loops that stay attached.
     """
 
@@ -107,6 +126,11 @@ class Trace:
     def stages(self) -> list[StageTrace]:
         """The stages of the last prefill."""
         return self.last.stages
+
+    @property
+    def edits(self) -> list[EditTrace]:
+        """What interventions noted in the last prefill."""
+        return self.last.edits
 
     @property
     def grids(self) -> list[tuple[tuple[int, int], ...]]:

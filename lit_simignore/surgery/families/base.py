@@ -53,6 +53,9 @@ class Family(ABC):
     answer_inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"token_type_ids": 0, "mm_token_type_ids": 0})
     """Arguments of the model with one entry per column, and what they say of a token of the answer."""
 
+    images_per_row: ClassVar[bool] = False
+    """Whether one row of the pixel values holds all images of a sample; otherwise it holds one, or a piece of one."""
+
     processor: ClassVar[str] = ""
     """Class in ``surgery.processors`` that takes the place of transformers' own; empty for ``AutoProcessor``."""
 
