@@ -18,6 +18,7 @@ class Idefics3(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("idefics3",)
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
+    tower_offers: ClassVar[frozenset[Need]] = READS | RESIZES
     images_per_row: ClassVar[bool] = True
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
