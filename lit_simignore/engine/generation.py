@@ -54,12 +54,14 @@ class Answers:
 
     Args:
         outputs: the new text, without special tokens and surrounding blanks.
+        tokens: the new ids ``(T,)`` int64 before the first special one, or that one if it comes first; on the CPU.
         finite: False where some logit was not a number, so that the text means nothing.
         trace: what was pruned.
         wall_ms: milliseconds that the whole batch took.
     """
 
     outputs: list[str]
+    tokens: list[Tensor]
     finite: list[bool]
     trace: Trace
     wall_ms: float
@@ -115,9 +117,20 @@ def answer(
         ids = generate(model, processor, prompts, max_new_tokens=max_new_tokens, watch=watch, **settings)
     synchronize(device)
     wall_ms = 1000 * (time.perf_counter() - start)
-    texts = processor.batch_decode(ids[:, prompts.width :], skip_special_tokens=True)
+    new = ids[:, prompts.width :]
+    texts = processor.batch_decode(new, skip_special_tokens=True)
     broken = watch.rows() or [False] * len(prompts.samples)
-    return Answers([text.strip() for text in texts], [not row for row in broken], trace, wall_ms)
+    tokens = _spoken(new, processor.tokenizer.all_special_ids)
+    return Answers([text.strip() for text in texts], tokens, [not row for row in broken], trace, wall_ms)
+
+
+def _spoken(new: Tensor, special: Sequence[int]) -> list[Tensor]:
+    """What was said of the generated ids ``(B, T)``: copies, for gradients pass through nothing of inference mode."""
+    found = []
+    for row in new.tolist():
+        end = next((place for place, token in enumerate(row) if token in special), len(row))
+        found.append(torch.tensor(row[: max(end, 1)]))
+    return found
 
 
 def generate(model: nn.Module, processor: Any, prompts: Prompts, *, watch: LogitsProcessor, **settings: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lit_simignore.explore.desk import Answered
+from lit_simignore.explore.flow_section import flow_section
+from lit_simignore.explore.grid import grid_entry
 from lit_simignore.explore.shelf import Held
 from lit_simignore.report.formats import FlopsUnit, clean, flops_unit, plural, shorten, significant, times, tokens
 from lit_simignore.report.markup import Markup, element, join
@@ -28,23 +30,16 @@ def result(base: Answered, found: Answered, held: Held, notes: Sequence[str]) ->
         notes: what the user should know before reading on.
     """
     shown = [base] if found is base else [base, found]
-    entry = grid_entry(found)
+    entry = grid_entry(found.call)
     return join([
         definitions([held.picture], [entry.cols] if entry else []),
         *(element("p", note, class_="note warn") for note in notes),
         _verdict(base, found),
         element("div", *(_card(each, base, held) for each in shown), class_="answers"),
         _stages(found, held),
+        flow_section(shown, held),
         _costs(shown),
     ])  # fmt: skip
-
-
-def grid_entry(answered: Answered) -> MediaEntry | None:
-    """The grid of visual tokens that covers the image; ``None`` where tokens are no grid over the whole image."""
-    (grids,), (total,) = answered.call.grids, answered.call.num_visual
-    if len(grids) != 1 or grids[0][0] * grids[0][1] != total:
-        return None
-    return MediaEntry("", *grids[0])
 
 
 def _verdict(base: Answered, found: Answered) -> Markup | None:
@@ -76,7 +71,7 @@ def _card(answered: Answered, base: Answered, held: Held) -> Markup:
 
 def _picture(answered: Answered, kept: Sequence[int], held: Held, name: str) -> Markup:
     """The image with its tokens, or alone with the reason."""
-    entry = grid_entry(answered)
+    entry = grid_entry(answered.call)
     if entry is None:
         bare = token_picture(held.picture, MediaEntry("", 0, 0), None, f"{name}: image")
         reason = "This model's visual tokens are no single grid over the image: kept ones cannot be drawn on it."
@@ -89,7 +84,7 @@ def _picture(answered: Answered, kept: Sequence[int], held: Held, name: str) -> 
 def _stages(found: Answered, held: Held) -> Markup | None:
     """One picture per drop, where there are several."""
     stages = found.call.stages
-    if len(stages) < 2 or grid_entry(found) is None:
+    if len(stages) < 2 or grid_entry(found.call) is None:
         return None
     return element(
         "section",

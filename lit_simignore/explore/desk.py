@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from lit_simignore.explore.offers import Offer, Prober
 from lit_simignore.explore.shelf import Held
 from lit_simignore.explore.wish import Wish
 from lit_simignore.surgery.attach import unwrap
+from lit_simignore.surgery.flow import Flow, information_flow
 from lit_simignore.surgery.prefill_shape import prompt_shape
 from lit_simignore.surgery.trace import CallTrace
 from lit_simignore.types import Budget, UserError
@@ -39,6 +40,9 @@ class Answered:
         call: which visual tokens survived which stage.
         budget: what was spent.
         wall_ms: milliseconds from the prompt to the last token, measured once.
+        tokens: ids of the generated text.
+        flow: where it comes from, if that was asked.
+        no_flow: why it was asked and is not there.
     """
 
     name: str
@@ -47,12 +51,15 @@ class Answered:
     call: CallTrace
     budget: Budget
     wall_ms: float
+    tokens: Tensor
+    flow: Flow | None = None
+    no_flow: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class _Remembered:
     prompts: Prompts
-    baseline: Answered | None = None
+    baseline: dict[str, Answered] = field(default_factory=dict)
 
 
 class Desk:
@@ -83,11 +90,15 @@ class Desk:
         """
         known = self._remember(wish, held)
         parts = self._prober(known.prompts).built(wish.method)
-        if known.baseline is None:
-            known.baseline = self._answer("baseline", (), known.prompts, stop)
+        if wish.flow not in known.baseline:
+            base = known.baseline.get("none") or self._answer("baseline", (), known.prompts, stop)
+            known.baseline["none"] = base
+            known.baseline[wish.flow] = self._with_flow(base, (), known.prompts, wish.flow, stop)
+        base = known.baseline[wish.flow]
         if not parts:
-            return known.baseline, known.baseline
-        return known.baseline, self._answer(wish.method, parts, known.prompts, stop)
+            return base, base
+        found = self._answer(wish.method, parts, known.prompts, stop)
+        return base, self._with_flow(found, parts, known.prompts, wish.flow, stop)
 
     def offers(self, wish: Wish, held: Held) -> list[Offer]:
         """Every method, tried on this model with any prompt that shows an image."""
@@ -128,7 +139,30 @@ class Desk:
         found = answer(self.model, self.processor, prompts, parts, self.max_new_tokens, stopping_criteria=criteria)
         _raise_if(stop)
         call = found.trace.last
-        return Answered(name, found.outputs[0], found.finite[0], call, call.budgets[0], found.wall_ms)
+        return Answered(
+            name=name,
+            output=found.outputs[0],
+            finite=found.finite[0],
+            call=call,
+            budget=call.budgets[0],
+            wall_ms=found.wall_ms,
+            tokens=found.tokens[0],
+        )
+
+    def _with_flow(
+        self, found: Answered, parts: tuple[object, ...], prompts: Prompts, wanted: str, stop: threading.Event
+    ) -> Answered:
+        """The answer with its information flow, or with the reason why that cannot be had."""
+        _raise_if(stop)
+        if wanted == "none" or not found.finite:
+            return found
+        try:
+            (flow,) = information_flow(
+                self.model, prompts.inputs, [found.tokens], parts=parts, spans=prompts.spans, gradients=wanted == "cam"
+            )
+        except UserError as error:
+            return replace(found, no_flow=" ".join(str(error).split()))
+        return replace(found, flow=flow)
 
 
 class _Until(StoppingCriteria):

@@ -13,6 +13,7 @@
     byId("problem").hidden = !text;
   };
   const say = (text) => { byId("status").textContent = text; };
+  document.documentElement.classList.add("scripted");
   const busy = (on) => {
     byId("result").setAttribute("aria-busy", String(on));
     byId("stop").disabled = !on;
@@ -47,6 +48,7 @@
     prune_settings: byId("prune-settings").value,
     heads: byId("heads")?.value ?? "",
     heads_settings: byId("heads-settings")?.value ?? "",
+    flow: byId("flow").value,
   });
 
   const ask = async () => {
@@ -62,6 +64,7 @@
       if (mine !== newest) return;
       byId("result").innerHTML = found.result; // made of escaped pieces; the policy of the page runs no script in it
       byId("result").classList.remove("stale");
+      move();
       byId("total").textContent = found.num_visual;
       byId("slider").max = found.num_visual;
       complain("");
@@ -79,6 +82,25 @@
     clearTimeout(timer);
     timer = setTimeout(ask, milliseconds);
   };
+
+  /* Flow: one slider moves all maps; it stays where it was put when another answer comes. */
+  let layer = null;
+  const move = () => {
+    const slider = byId("layer");
+    if (!slider) return;
+    if (layer !== null) slider.value = layer;
+    for (const heat of all("svg.heat")) {
+      const { rows, cols } = heat.dataset;
+      heat.setAttribute("viewBox", `0 ${slider.value * rows} ${cols} ${rows}`);
+    }
+    for (const line of all(".at-layer")) line.hidden = line.dataset.at !== slider.value;
+    byId("layer-name").textContent = slider.value;
+    slider.setAttribute("aria-valuetext", `layer ${slider.value}`);
+  };
+  byId("result").addEventListener("input", (event) => {
+    if (event.target.id === "layer") { layer = event.target.value; move(); }
+  });
+  byId("flow").addEventListener("change", () => ask());
 
   /* Image */
   const scene = () => form.querySelector("#images input:checked")?.closest("label");

@@ -14,6 +14,11 @@ from lit_simignore.explore.wish import MAX_QUESTION
 from lit_simignore.report.markup import Markup, element, join
 
 FIRST_METHOD = "simignore"
+_FLOWS = {
+    "attention": "attention, layer by layer",
+    "cam": "attention and LLaVA-CAM (slower)",
+    "none": "leave it out",
+}
 
 
 def render_page(
@@ -47,8 +52,8 @@ def render_page(
         element("link", rel="stylesheet", href="/explore.css"),
         element("script", src="/explore.js", defer=True),
     )
-    asked = element("div", _image_box(examples, max_upload_mib), _question_box(examples), class_="asked")
-    answered = element("div", _method_box(offers, num_visual), _results(), class_="answered")
+    asked = element("div", _image_box(examples, max_upload_mib), _question_box(examples), class_="side")
+    answered = element("div", _method_box(offers, num_visual), _results(), class_="main")
     form = element("form", asked, answered, id="wish", autocomplete="off", novalidate=True)
     body = element("main", _header(name, about), _vocabulary(name, words), form)
     return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en") + "\n"
@@ -163,7 +168,12 @@ def _method_box(offers: Sequence[Offer], num_visual: int) -> Markup:
         _choices("heads", "as the model has them", heads, ""),
         _settings("heads", heads),
     )
-    return _box("Method", element("div", tokens, attention if heads else None, class_="method-parts"))
+    flow = element(
+        "div",
+        element("label", "where the answer looks", for_="flow"),
+        element("select", *(element("option", words, value=value) for value, words in _FLOWS.items()), id="flow"),
+    )
+    return _box("Method", element("div", tokens, attention if heads else None, flow, class_="method-parts"))
 
 
 def _choices(key: str, nothing: str, offers: Sequence[Offer], chosen: str) -> Markup:

@@ -13,7 +13,10 @@ from lit_simignore.types import Role, Sample, Segment, UserError
 MAX_QUESTION = 4000
 MAX_OPTIONS = len(LETTERS)
 _MAX_SETTINGS = 400
-_TEXTS = ("image", "question", "options", "prune", "prune_settings", "heads", "heads_settings")
+_TEXTS = ("image", "question", "options", "prune", "prune_settings", "heads", "heads_settings", "flow")
+
+FLOWS = ("none", "attention", "cam")
+"""Nothing; attention over the image; that and LLaVA-CAM, which takes a backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Wish:
         prune_settings: ``FIELD=value`` of that method.
         heads: method that drops none: it changes attention or predictions; empty for none.
         heads_settings: ``FIELD=value`` of that one.
+        flow: which information flow to show besides, of :data:`FLOWS`.
     """
 
     image: str
@@ -39,6 +43,7 @@ class Wish:
     prune_settings: tuple[str, ...] = ()
     heads: str = ""
     heads_settings: tuple[str, ...] = ()
+    flow: str = "none"
 
     @property
     def method(self) -> str:
@@ -84,6 +89,7 @@ def read_wish(said: object) -> Wish:
         prune_settings=read_settings(texts["prune_settings"]),
         heads=_name(texts["heads"]),
         heads_settings=read_settings(texts["heads_settings"]),
+        flow=_flow(texts["flow"]),
     )
 
 
@@ -115,6 +121,12 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[\w.-]{0,80}", text):
         raise UserError(f"expected the name of one method; got {text[:80]!r}")
     return text
+
+
+def _flow(text: str) -> str:
+    if text and text not in FLOWS:
+        raise UserError(f"flow must be one of {', '.join(FLOWS)}; got {text[:40]!r}")
+    return text or "none"
 
 
 def _count(value: object) -> int | None:

@@ -11,6 +11,7 @@ from PIL import Image
 from lit_simignore.explore.answers import result
 from lit_simignore.explore.desk import Answered
 from lit_simignore.explore.shelf import Held, Shelf
+from lit_simignore.surgery.flow import Flow
 from lit_simignore.surgery.trace import CallTrace, StageTrace
 from lit_simignore.types import Budget
 from tests.report.pages import Page
@@ -26,7 +27,21 @@ def stage(name: str, layer_idx: int | None, kept: list[int]) -> StageTrace:
 
 def answered(name: str, output: str, budget: Budget, *stages: StageTrace, grid: tuple[int, int] = (3, 4)) -> Answered:
     call = CallTrace(num_visual=[12], grids=[(grid,)], stages=list(stages), budgets=[budget])
-    return Answered(name, output, True, call, budget, 12.5)
+    return Answered(name, output, True, call, budget, 12.5, torch.tensor([1]))
+
+
+def flow(image_share: list[float], *, cam: bool = False) -> Flow:
+    """Two layers, two heads, 12 visual tokens, of which token 5 gets everything in layer 1."""
+    attention = torch.full((2, 2, 12), 0.05)
+    attention[1] = 0
+    attention[1, :, 5] = 0.5
+    share = torch.tensor(image_share)
+    shares = torch.stack([0.9 - share, share, torch.full_like(share, 0.1), torch.zeros_like(share)], dim=1)
+    return Flow(
+        layers=(0, 1), shares=shares, even=torch.tensor([[0.1, 0.7, 0.2, 0.0]] * 2), attention=attention,
+        received=attention, visible=torch.ones(2, 12, dtype=torch.bool), grids=((3, 4),), length=20,
+        cam=attention.mean(dim=1) if cam else None,
+    )  # fmt: skip
 
 
 BASE = answered("baseline", "yes", FULL)
@@ -60,6 +75,31 @@ def test_costs_are_those_of_the_budgets(held: Held) -> None:
 def test_the_untouched_model_alone_is_compared_with_nothing(held: Held) -> None:
     page = Page(result(BASE, BASE, held, []))
     assert page.classes["tile"] == 1 and page.classes["verdict"] == 0 and "ratio" not in page.text
+
+
+def test_flow_is_one_slider_over_the_maps_of_both_answers_and_their_shares(held: Held) -> None:
+    shown = replace(BASE, flow=flow([0.6, 0.3])), replace(FOUND, flow=flow([0.2, 0.45]))
+    page = Page(result(*shown, held, []))
+    assert page.classes["heat"] == 2 and page.values("id").count("layer") == 1
+    slider = [value for tag, name, value in page.attributes if tag == "input" and name in ("min", "max", "value")]
+    assert slider == ["0", "1", "1"]
+    for words in (
+        "image gets 60% of the attention",
+        "image gets 45% of the attention",
+        "baseline looks at the image most in layer 0 (60%)",
+        "stride@6 looks at the image most in layer 1 (45%)",
+        "image, if attention were even: 70%",
+    ):
+        assert words in page.text
+    with_cam = replace(FOUND, flow=flow([0.2, 0.45], cam=True))
+    assert Page(result(shown[0], with_cam, held, [])).classes["heat"] == 3
+
+
+def test_flow_without_a_grid_is_shares_and_a_reason_without_flow_is_said(held: Held) -> None:
+    no_grid = replace(answered("baseline", "yes", FULL, grid=(2, 2)), flow=flow([0.6, 0.3]))
+    page = Page(result(no_grid, replace(FOUND, no_flow=f"no {EVIL}"), held, []))
+    assert page.classes["heat"] == 0 and "baseline looks at the image most" in page.text
+    assert f"stride@6: no {EVIL}" in page.text and page.tags["script"] == 0
 
 
 def test_several_drops_are_drawn_one_by_one(held: Held) -> None:

@@ -208,6 +208,27 @@ def test_settings_of_a_method_are_explained_and_applied(at: Visit) -> None:
     assert at.page.locator("#problem img").count() == 0
 
 
+def test_the_layer_slider_moves_all_maps_and_stays_where_it_is(at: Visit) -> None:
+    at.page.focus("#layer")
+    at.page.keyboard.press("Home")
+    views = "[...document.querySelectorAll('svg.heat')].map(heat => heat.getAttribute('viewBox'))"
+    assert at.page.evaluate(views) == ["0 0 12 12"] * 2
+    at.page.keyboard.press("ArrowRight")
+    assert at.page.evaluate(views) == ["0 12 12 12"] * 2
+    assert at.page.locator(".at-layer:not([hidden])").count() == 2
+    maps = "[...document.querySelectorAll('.offstage image[id^=h]')].map(image => image.getAttribute('href'))"
+    before = at.page.evaluate(maps)
+    at.page.fill("#num_keep", "20")
+    at.wait_for_kept(20)
+    after = at.page.evaluate(maps)
+    assert (after[0], after[1] == before[1]) == (before[0], False), "the baseline's flow stays, the method's changes"
+    assert at.page.evaluate(views) == ["0 12 12 12"] * 2 and at.page.inner_text("#layer-name") == "1"
+    at.page.select_option("#flow", "cam")
+    at.page.wait_for_selector("svg.heat >> nth=3")
+    at.page.select_option("#flow", "none")
+    at.page.wait_for_selector("#flow-maps, svg.heat", state="detached")
+
+
 def test_stop_gives_up_and_a_server_that_is_gone_is_said(at: Visit) -> None:
     at.page.route("**/ask", lambda route: None)
     at.page.click("#ask")

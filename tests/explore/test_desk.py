@@ -11,6 +11,7 @@ import torch
 
 from lit_simignore.engine.generation import answer
 from lit_simignore.explore import desk as module
+from lit_simignore.explore.answers import result
 from lit_simignore.explore.app import open_counter
 from lit_simignore.explore.desk import Desk, Stopped, place
 from lit_simignore.explore.examples import draw_examples
@@ -96,13 +97,50 @@ def test_an_answer_under_way_ends_after_the_token_at_hand(desk: Desk, held: Held
     assert len(base.output.split()) > 6, "what was cut off must not be remembered"
 
 
+def test_flow_comes_with_the_answer_and_that_of_the_baseline_once(
+    desk: Desk, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flows = []
+    real = module.information_flow
+
+    def note(*arguments: Any, **settings: Any) -> Any:
+        flows.append(settings["gradients"])
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(module, "information_flow", note)
+    for num_keep, flow in ((30, "attention"), (20, "attention"), (20, "cam"), (20, "none")):
+        wish = Wish("scene-1", QUESTION, (), "stride", num_keep, flow=flow)
+        base, found = desk.ask(wish, held, threading.Event())
+        assert (base.flow is None) == (found.flow is None) == (flow == "none")
+        if found.flow is None or base.flow is None:
+            continue
+        kept = found.call.kept[0]
+        assert torch.equal(found.flow.visible, torch.isin(torch.arange(144), kept).expand(6, -1))
+        assert (found.flow.attention[:, :, kept] > 0).all() and base.flow.visible.all()
+        assert torch.allclose(found.flow.shares.sum(dim=1), torch.ones(6), atol=1e-5)
+        assert (found.flow.cam is not None) == (flow == "cam")
+    assert flows == [False, False, False, True, True], "baseline and method, method, and both again with gradients"
+
+
+def test_a_flow_that_cannot_be_had_costs_no_answer(desk: Desk, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> Any:
+        raise UserError("nothing to\nsee")
+
+    monkeypatch.setattr(module, "information_flow", refuse)
+    base, found = desk.ask(Wish("scene-1", QUESTION, (), "stride", 9, flow="cam"), held, threading.Event())
+    assert found.output != "" and found.flow is None and found.no_flow == base.no_flow == "nothing to see"
+
+
 def check(family: str, folder: Path) -> None:
     """The page opens, and a method that every family runs answers on a prompt with an example."""
     model, processor = load(save_tiny_checkpoint(family, folder))
     counter = open_counter(Desk(model, processor, 3), family, 1)
     assert "scene-6" in counter.page and 'value="stride"' in counter.page
     held = counter.shelf.get("scene-1")
-    base, found = counter.desk.ask(Wish(held.key, "what", (), "stride", 3), held, threading.Event())
+    wish = Wish(held.key, "what", (), "stride", 3, flow="cam")
+    base, found = counter.desk.ask(wish, held, threading.Event())
+    assert found.no_flow == "" and found.flow is not None and found.flow.cam is not None
+    assert 'id="layer"' in result(base, found, held, [])
     assert len(found.call.kept[0]) == 3 < len(base.call.kept[0])
 
 

@@ -63,6 +63,7 @@ def test_options_put_the_question_as_multiple_choice() -> None:
         ({**ASKED, "prune": "a" * 81}, "expected the name of one method"),
         ({**ASKED, "prune_settings": "layer_idx"}, "settings are FIELD=value"),
         ({**ASKED, "prune_settings": "layer_idx=2@9"}, "without @ and +"),
+        ({**ASKED, "flow": "everything"}, "flow must be one of none, attention, cam"),
         ({**ASKED, "heads_settings": "=2"}, "settings are FIELD=value"),
     ],
 )
