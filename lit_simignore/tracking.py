@@ -36,6 +36,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "unparsed": ("unparsed",),
     "needed_recall": ("needed_recall",),
+    "needed_carried": ("needed_carried",),
     "visual_tokens_total": ("budget", "total"),
     "visual_tokens_input": ("budget", "input"),
     "visual_tokens_final": ("budget", "final"),

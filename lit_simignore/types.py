@@ -149,6 +149,7 @@ class Prediction:
     choices: Sequence[str] = ()
     kept: Sequence[int] | None = None
     needed_recall: float | None = None
+    needed_carried: float | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
 
 

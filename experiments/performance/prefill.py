@@ -38,6 +38,7 @@ from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery import hooks, stages
 from lit_simignore.surgery.attach import attach
+from lit_simignore.surgery.calls import cache_in, cache_name
 from lit_simignore.surgery.columns import visual_columns
 from lit_simignore.types import Budget
 
@@ -175,7 +176,7 @@ def time_prefill(model: Any, contestant: Contestant, prompt: Prompt, record: Rec
     record.budget = trace.budget
     record.cache_bytes = sum(
         part.numel() * part.element_size()
-        for layer in output.past_key_values.layers
+        for layer in cache_in(output).layers
         for part in (layer.keys, layer.values)
     )
 
@@ -217,9 +218,8 @@ def count_synchronisations(model: Any, contestant: Contestant, prompt: Prompt, r
             for step in range(1, DECODE_STEPS + 1):
                 mask = torch.ones(batch, length + step, dtype=torch.long, device=prompt.visual.device)
                 ids = output.logits[:, -1:].argmax(dim=-1)
-                output = model(
-                    input_ids=ids, attention_mask=mask, past_key_values=output.past_key_values, logits_to_keep=1
-                )
+                cache = {cache_name(model.forward): cache_in(output)}
+                output = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, **cache)
         record.syncs_per_token = len(found) / DECODE_STEPS
 
 
@@ -235,7 +235,8 @@ def synchronisations() -> Iterator[list[str]]:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            found += [str(each.message) for each in caught if "synchroniz" in str(each.message)]
+            # switching the mode on warns too, that it is a prototype: that is no wait
+            found += [str(each.message) for each in caught if "called a synchronizing" in str(each.message)]
 
 
 def measure(model: Any, num_visual: int, batch: int, rounds: int) -> dict[str, Record]:

@@ -16,7 +16,7 @@ from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, one_line
 from lit_simignore.engine.generation import Answers, Prompts, answer, prompts_of, synchronize
 from lit_simignore.engine.memory import SPLIT, Room, is_out_of_memory
-from lit_simignore.metrics.patches import needed_recall
+from lit_simignore.metrics.patches import carried_tokens, needed_recall
 from lit_simignore.metrics.records import Key
 from lit_simignore.types import Method, Prediction, Sample, UserError
 
@@ -264,16 +264,32 @@ class _BatchWork:
             prediction.error = "the model's logits are not numbers (NaN): try another dtype or fewer dropped tokens"
             return prediction
         prediction.output = answers.outputs[place]
-        self._grade(prediction, sample, kept, grids)
+        stages = [(stage.kept[place].tolist(), stage.sources[place]) for stage in trace.stages]
+        self._grade(prediction, sample, kept, carried_tokens(stages), grids)
         return prediction
 
     def _grade(
-        self, prediction: Prediction, sample: Sample, kept: list[int], grids: tuple[tuple[int, int], ...]
+        self,
+        prediction: Prediction,
+        sample: Sample,
+        kept: list[int],
+        carried: list[int] | None,
+        grids: tuple[tuple[int, int], ...],
     ) -> None:
-        """Read and score the output; a benchmark or a sample that is broken here is an error of this record."""
+        """Read and score the output; a benchmark or a sample that is broken here is an error of this record.
+
+        Args:
+            prediction: of the sample; completed here.
+            sample: the question.
+            kept: visual tokens whose places survive.
+            carried: visual tokens that merged rows are made of; ``None`` where nothing was merged.
+            grids: (rows, columns) of every image.
+        """
         benchmark = self.owner.benchmark
         try:
             prediction.needed_recall = needed_recall(kept, sample.needed, grids)
+            if carried is not None:
+                prediction.needed_carried = needed_recall(carried, sample.needed, grids)
             prediction.parsed = benchmark.parse(prediction.output, sample)
             prediction.score = _checked(benchmark.score(prediction.parsed, sample))
         # parse and score promise not to raise; a promise of somebody's benchmark is no reason to stop.

@@ -86,6 +86,7 @@ def _row(name: str, records: Sequence[Prediction], benchmark: Benchmark, seed: i
         "ci_low": low,
         "ci_high": high,
         "needed_recall": _mean(record.needed_recall for record in good),
+        "needed_carried": _mean(record.needed_carried for record in good),
         "budget": _budget(good),
         "by_kind": {kind: found._asdict() for kind, found in kinds.items()},
         "extra": _finite(benchmark.aggregate(good)) if good else {},

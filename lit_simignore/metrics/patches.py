@@ -74,6 +74,29 @@ def needed_cover(needed: Sequence[NeededPatches], grids: Sequence[tuple[int, int
     return torch.cat([cover.flatten() for cover in covers])
 
 
+def carried_tokens(stages: Sequence[tuple[Sequence[int], Sequence[Sequence[int]] | None]]) -> list[int] | None:
+    """Visual tokens that some surviving row is made of: itself, or what merging rules added to it.
+
+    Args:
+        stages: in the order in which they ran, the original indices of the tokens that were kept, and for merging rules
+            the original indices of the tokens that every kept row carries.
+
+    Returns:
+        Ascending original indices; ``None`` where no stage merged anything.
+    """
+    if all(sources is None for _, sources in stages):
+        return None
+    inside: dict[int, set[int]] = {}
+    for kept, sources in stages:
+        groups = [[token] for token in kept] if sources is None else sources
+        # what an earlier stage merged into a token is carried on with it
+        inside = {
+            token: set().union(*(inside.get(part, {part}) for part in group))
+            for token, group in zip(kept, groups, strict=True)
+        }
+    return sorted(set().union(*inside.values()))
+
+
 def _kept_masks(kept: Sequence[int] | Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
     """One ``(rows, cols)`` float64 mask per image, 1 where the token is kept."""
     sizes = [rows * cols for rows, cols in grids]

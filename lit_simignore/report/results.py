@@ -75,6 +75,12 @@ def _columns(view: RunView) -> list[Column]:
     return [
         *_token_columns(view),
         Column("needed kept %", lambda row: row.needed_recall, formats.percent, "needed patches that survive, mean"),
+        Column(
+            "needed merged %",
+            lambda row: row.needed_carried,
+            formats.percent,
+            "needed patches that some surviving token is made of, for methods that merge, mean",
+        ),
         Column(f"prefill {flops.name}", lambda row: _scaled(row.budget.get("prefill_tflops"), flops.per_tflop), _three),
         Column(
             "prefill ms",

@@ -46,6 +46,7 @@ class MethodRow:
     broken: int | None
     same_output: float | None
     needed_recall: float | None
+    needed_carried: float | None = None
     budget: Mapping[str, float | None] = field(default_factory=dict)
     by_kind: Mapping[str, KindScore] = field(default_factory=dict)
     extra: Mapping[str, float | None] = field(default_factory=dict)
@@ -73,6 +74,11 @@ class RunView:
     def methods(self) -> tuple[MethodRow, ...]:
         """All rows but the baseline's."""
         return tuple(row for row in self.rows if not row.is_baseline)
+
+    @property
+    def merges(self) -> bool:
+        """Whether a method merges visual tokens, so that rows can carry patches whose places are gone."""
+        return any(row.needed_carried is not None for row in self.rows)
 
     @property
     def num_samples(self) -> int:
@@ -126,6 +132,7 @@ def _row(entry: Mapping[str, object], base_accuracy: float | None) -> MethodRow:
         broken=_whole(entry.get("broken")),
         same_output=number(entry.get("same_output")),
         needed_recall=number(entry.get("needed_recall")),
+        needed_carried=number(entry.get("needed_carried")),
         budget=_numbers(entry.get("budget")),
         by_kind=_kinds(entry.get("by_kind")),
         extra=_numbers(entry.get("extra")),

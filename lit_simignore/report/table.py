@@ -138,6 +138,7 @@ def _columns(view: RunView) -> list[_Column]:
         column(("fixed/", "broken"), _flips, 4),
         *_token_columns(view, column),
         column(("needed", "kept %"), lambda row: formats.percent(row.needed_recall), 6),
+        *([column(("needed", "merged %"), lambda row: formats.percent(row.needed_carried), 8)] if view.merges else []),
         column(("prefill", flops.name), lambda row: _flops(row, flops), 5),
         column(("prefill", "ms"), lambda row: formats.significant(row.efficiency.get("prefill_ms")), 4),
         column(("speed", "up"), lambda row: formats.times(row.efficiency.get("speedup_prefill")), 4),

@@ -16,6 +16,7 @@ from lit_simignore.engine import evaluator as module
 from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.generation import Answers, Prompts
 from lit_simignore.metrics.patches import needed_recall
+from lit_simignore.pruning.pooling import Pooling
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.prepare import prepare
 from lit_simignore.types import Method, Prediction, Role, Sample, Segment, UserError
@@ -84,6 +85,14 @@ def test_a_record_says_what_was_spent_and_scored() -> None:
     assert record.kept is not None
     assert record.needed_recall == needed_recall(record.kept, sample.needed, [(4, 4)])
     assert record.extra["grids"] == [[4, 4]]
+
+
+def test_a_merging_rule_is_also_scored_by_what_its_rows_are_made_of() -> None:
+    pooled = Method("pooled", (Pooling(num_keep=4),))
+    found = by_key(answered(pooled))["q1", "pooled"]
+    assert found.needed_carried == 1.0
+    assert found.needed_recall in (0.0, 1.0)
+    assert by_key(answered())["q1", "stride"].needed_carried is None
 
 
 def test_a_text_only_sample_among_others_is_answered() -> None:

@@ -37,6 +37,7 @@ def record(sample: Sample, method: str, score: int | None) -> Prediction:
         parsed=None if sample.sample_id == "s3" else "x",
         score=score, error="broken" if score is None else None, kind=sample.kind,
         needed_recall=0.25 if method == "stride" else None,
+        needed_carried=0.75 if method == "stride" else None,
         extra={"budget": {"total": 16, "input": 4, "final": 2 + int(sample.sample_id[1:]), "prefill_tflops": 0.5}},
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ def test_every_number_is_the_one_counted_by_hand() -> None:
     assert stride["same_output"] == 1
     assert stride["delta"] == pytest.approx(3 / 6 - 4 / 6)
     assert stride["needed_recall"] == 0.25
+    assert (stride["needed_carried"], other["needed_carried"]) == (0.75, None)
     # without its one error, s7: (2 + ... + 8) / 7
     assert stride["budget"]["final"] == 5.0
     assert stride["budget"]["flops"] is None

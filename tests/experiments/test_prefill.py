@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -71,3 +72,25 @@ def test_decoding_goes_on_with_every_cache(script, monkeypatch) -> None:
         script.count_synchronisations(model, contestant, prompt, record)
         assert (record.syncs_prefill, record.syncs_per_token) == (3, 3 / script.DECODE_STEPS)
     assert len(counted) == 2 * 5
+
+
+def test_a_wait_is_what_torch_calls_one_and_the_mode_is_switched_off_again(script, monkeypatch) -> None:
+    modes = []
+
+    def switch(mode: str) -> None:
+        modes.append(mode)
+        # torch says so once, whenever the mode is first set
+        warnings.warn(
+            "Synchronization debug mode is a prototype feature; not all synchronizing operations", stacklevel=1
+        )
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", switch)
+    with script.synchronisations() as found:
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert len(found) == 2
+    with pytest.raises(RuntimeError), script.synchronisations():
+        raise RuntimeError("out of memory")
+    assert modes == ["warn", "default", "warn", "default"]

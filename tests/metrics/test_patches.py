@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from lit_simignore.metrics.patches import needed_cover, needed_recall
+from lit_simignore.metrics.patches import carried_tokens, needed_cover, needed_recall
 from lit_simignore.types import NeededPatches, UserError
 
 
@@ -100,3 +100,22 @@ def test_indices_outside_the_grids_are_refused() -> None:
         needed_recall([0], [NeededPatches((2, 2), (0,), image=1)], [(2, 2)])
     with pytest.raises(UserError, match="needed patches"):
         needed_recall([0], [NeededPatches((2, 2), (4,))], [(2, 2)])
+
+
+def test_a_row_carries_what_it_was_made_of_through_all_stages() -> None:
+    merged = ([1, 4], [(0, 1, 3), (4, 5)])
+    assert carried_tokens([merged]) == [0, 1, 3, 4, 5]
+    assert carried_tokens([merged, ([4], None)]) == [4, 5]
+    assert carried_tokens([([0, 1, 4], None), ([1, 4], [(0, 1), (4,)])]) == [0, 1, 4]
+    # the second merge takes token 1 with all that the first put into it, and not what was lost before
+    assert carried_tokens([merged, ([4], [(1, 4)])]) == [0, 1, 3, 4, 5]
+    assert carried_tokens([merged, ([], None)]) == []
+
+
+def test_a_row_that_is_no_patch_carries_none() -> None:
+    assert carried_tokens([([2, 7], [(), (7, 8)])]) == [7, 8]
+
+
+def test_without_merging_there_is_nothing_to_carry() -> None:
+    assert carried_tokens([([1, 4], None), ([4], None)]) is None
+    assert carried_tokens([]) is None

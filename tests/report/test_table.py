@@ -148,3 +148,11 @@ def test_what_is_no_summary_is_refused_in_one_line(summary: Any) -> None:
     with pytest.raises(UserError) as caught:
         render_table(summary)
     assert "\n" not in str(caught.value)
+
+
+def test_what_merged_rows_carry_has_a_column_only_where_something_is_merged() -> None:
+    plain = {"methods": [_row("baseline", needed_recall=1.0), _row("stride", needed_recall=0.5)]}
+    merging = {"methods": [*plain["methods"], _row("pooling", needed_recall=0.25, needed_carried=1.0)]}
+    assert "merged %" not in render_table(plain)
+    grid = _grid(render_table(merging))
+    assert "merged %" in grid[1] and "100.0" in grid[-1].split()
