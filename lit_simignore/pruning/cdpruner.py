@@ -35,10 +35,15 @@ class CDPruner(CountPruner):
 
     Reference:
         Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
-        NeurIPS 2025, arXiv:2506.10967. Deviations: the release takes min and max over the batch, so a
-        sample's tokens depend on its neighbours (``preset("released")``); where more tokens are asked for than the
-        features have rank, the release runs into NaN and returns fewer, while here the remaining places go to the
-        most relevant tokens. The release closes the positions up (also in the preset).
+        NeurIPS 2025, arXiv:2506.10967; section and equation not verified. Release: Theia-4869/CDPruner at 9541616c.
+
+        Deviations: the release takes min and max over the batch, so a sample's tokens depend on its neighbours
+        (``preset("released")``); where more tokens are asked for than the features have rank, the release runs into
+        NaN and returns fewer, while here the remaining places go to the most relevant tokens. The release closes the
+        positions up (also in the preset). It loads the CLIP text tower beside the model; no family here brings one, so
+        inside ``attach`` the method is refused: embed patches (CLIP's post-layernorm and visual projection) and
+        question (one row per segment of 77 tokens) yourself and call :meth:`choose` with ``Features(joint_visual=...,
+        text_tower=...)``.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT_TOWER})

@@ -40,10 +40,13 @@ class DART(CountPruner):
             ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
-        Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
-        EMNLP 2025, arXiv:2502.11494. The original repository was not at hand; ``preset("released")`` is what public
-        ports do: the order of a Python set of integers decides who picks first, and the floored quota plus the pivots
-        misses the budget by a few tokens. The default keeps neither accident.
+        Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More", EMNLP
+        2025, arXiv:2502.11494; section and equation not verified. The original repository was not at hand;
+        ``preset("released")`` is what public ports do (ModelTC/LightCompress at 9701d035).
+
+        Deviations of the default from the ports: there the order of a Python set of integers decides who picks first,
+        and the floored quota plus the pivots misses the budget by a few tokens; the default keeps neither accident.
+        Text pivots are taken from any scope of text here, behind the image alone there.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.LAYER_KEYS, Need.FINAL_NORM})

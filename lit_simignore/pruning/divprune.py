@@ -30,9 +30,12 @@ class DivPrune(CountPruner):
 
     Reference:
         Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025,
-        arXiv:2503.02175. Deviations: chosen tokens are left out of the search, while the release may choose
-        one of several equal tokens twice; only rows of the distance matrix are ever held, so memory grows linearly.
-        The release looks at the first image alone and closes the positions up (``preset("released")``, ratio 0.098).
+        arXiv:2503.02175; section and equation not verified. Release: vbdi/divprune at 799e2d95 (non-commercial
+        licence; only its numbers were used).
+
+        Deviations: chosen tokens are left out of the search, while the release may choose one of several equal tokens
+        twice; only rows of the distance matrix are ever held, so memory grows linearly. The release looks at the first
+        image alone and closes the positions up (``preset("released")``, ratio 0.098).
     """
 
     order_free: ClassVar[bool] = True

@@ -24,8 +24,12 @@ class DownsampledImage(Pruner):
     in the full grid, so that rotary positions span the same range; ``positions="renumber"`` closes them up, and the
     decoder then sees exactly what it would see had the prompt been written for the smaller picture.
 
+    Where an image is cut into tiles, every tile is made smaller; of the tokens that end rows of stitched tiles those
+    stay in whose row a token stays, and where the model cut padding away a cell's nearest remaining token stands for
+    it. Where several patches make one visual token, r and c count tokens.
+
     Such a tower was trained at one resolution, so part of what is lost is lost to interpolated positions. Families of
-    any resolution (Qwen-VL and others) do not offer this: there a smaller picture is given to the processor.
+    any resolution (Qwen-VL, Mistral 3) do not offer this: there a smaller picture is given to the processor.
 
     Args:
         keep_ratio: visual tokens of the smaller picture as a fraction of all, at most: r and c are whole numbers, so

@@ -22,8 +22,14 @@ class FasterVLM(VisionPruner):
         keep_ratio: fraction kept.
 
     Reference:
-        Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning", arXiv:2412.01818v1.
-        The release closes the positions up afterwards (``preset("released")``); the default keeps them.
+        Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make VLM Inference
+        Faster", arXiv:2412.01818v1; section and equation not verified. Release: Theia-4869/FasterVLM at f5d5f120.
+
+        Deviations: the release closes the positions up afterwards (``preset("released")``); the default keeps them. It
+        gives every image and tile of a call the same number of tokens; here they share the sample's budget by size. In
+        towers without a class token the score is the mean attention from all patches of the picture, and patches that
+        make one visual token count together: the authors' answer for VisPruner (Theia-4869/VisPruner, issue 1), not
+        tried for FasterVLM.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_ATTENTION})

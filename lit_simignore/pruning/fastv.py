@@ -31,11 +31,16 @@ class FastV(ScorePruner):
             that are kept are seen again from here on. Only the first drop inside the decoder can bring them back.
 
     Reference:
-        Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024, arXiv:2403.06764.
-        The released in-place path reads ``output_attentions`` and supports one unpadded image at a hard-coded place;
-        the rule itself is the same here. ``preset("paper")`` is K=2, R=50%. ``hidden="return"`` is FastV in the
-        released Simignore run (arXiv:2412.09817), which forgets the mask. That its span begins one token late there, so
-        that the first visual token always stays and the first text token competes, is not followed.
+        Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large
+        Vision-Language Models", ECCV 2024, arXiv:2403.06764; section and equation not verified. Release:
+        pkunlp-icler/FastV at d165972; it also keeps ``round(N (1 - R))``. ``preset("paper")`` is K=2, R=50%.
+
+        Deviations: the release reads ``output_attentions`` of an eager layer, takes one unpadded image at a hard-coded
+        place, and in its path with a cache runs the scoring layer twice; its rule for training hides tokens instead of
+        dropping them. Here one row of attention is computed beside the layer's own kernel, for any batch.
+        ``hidden="return"`` is FastV in the released Simignore run (arXiv:2412.09817), which forgets the mask. That its
+        span begins one token late there, so that the first visual token always stays and the first text token
+        competes, is not followed.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERY_ATTENTION})

@@ -38,10 +38,14 @@ class PruMerge(VisionPruner):
 
     Reference:
         Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
-        arXiv:2403.15388. Deviations: the release fails without any outlier and below 33 patches, pools the
-        threshold over the batch, and feeds rows in order of attention with positions closed up
-        (``preset("released")`` has that order). A fixed ``num_keep`` takes the best instead of the outliers; the
-        release's own branches for fixed counts are not followed.
+        arXiv:2403.15388; section and equation not verified. Release: 42Shawn/LLaVA-PruMerge at 097c0411,
+        ``token_prune_merge_advanced``.
+
+        Deviations: the release fails without any outlier and below 33 patches, pools the threshold over the batch, and
+        feeds rows in order of attention with positions closed up (``preset("released")`` has that order). A fixed
+        ``num_keep`` takes the best instead of the outliers; the release's own branches for fixed counts are not
+        followed. Tiles that the tower encodes by themselves are pruned by themselves. No substitute of its authors for
+        the class token is known, so towers without one are refused.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_LAST_QK, Need.VISION_HIDDEN, Need.PROJECTOR})

@@ -32,9 +32,12 @@ class PruMergePlus(PruMerge):
         grid_end: patches from this index on are never added; ``None`` for the number of patches.
 
     Reference:
-        Shang et al., arXiv:2403.15388, the variant that the released forward pass uses. Deviations: the release adds
-        patches below a hard-coded 575 whatever the number of patches (``preset("released")``), and fails where more
-        than a third are outliers (s is then 1 here).
+        Shang et al., arXiv:2403.15388, section not verified; the variant that the released forward pass uses
+        (42Shawn/LLaVA-PruMerge at 097c0411, ``token_prune_merge_advanced_plus``).
+
+        Deviations: the release adds patches below a hard-coded 575 whatever the number of patches
+        (``preset("released")``), and fails where more than a third are outliers (s is then 1 here). ``num_keep`` is
+        this library's; the release has none. Otherwise as in PruMerge.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(

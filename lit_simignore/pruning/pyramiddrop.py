@@ -28,9 +28,14 @@ class PyramidDrop(LayerwisePruner):
 
     Reference:
         Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
-        Reduction", CVPR 2025, arXiv:2410.17247. The release closes the positions up after every drop
-        (``preset("released")``); the default keeps them, so that keys cached by earlier layers and decoding go on with
-        one numbering. Grouped key-value heads fail in the release and work here.
+        Reduction", CVPR 2025, arXiv:2410.17247; section and equation not verified. Release: Cooperx521/PyramidDrop at
+        6444f304.
+
+        Deviations: the release closes the positions up after every drop (``preset("released")``); the default keeps
+        them, so that keys cached by earlier layers and decoding go on with one numbering. In the release eager
+        attention fails at the first drop and so do grouped key-value heads, and masks of batches of several prompts
+        have the undropped length; all three work here. Its training path drops labels with their tokens; here labels
+        keep their columns.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.OWN_ATTENTION})

@@ -46,11 +46,16 @@ class SparseVLM(LayerwisePruner):
             ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
-        Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", ICML 2025,
-        arXiv:2410.04417. Version 1 of the release. Deviations of the default: merged tokens in reading order with
-        positions of their own, and deterministic ties. Where no more tokens reach a stage than it keeps, all stay; the
-        release drops one even then, and no preset does. ``preset("released-192")``, ``-128`` and ``-64`` name the
-        release's budgets by their mean over layers; ``preset("released")`` is the first.
+        Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", ICML
+        2025, arXiv:2410.04417; section and equation not verified. Release: Gumpest/SparseVLMs at 26a5f488, version 1,
+        its default.
+
+        Deviations of the default: merged tokens in reading order with positions of their own, and deterministic ties
+        of density (the release adds ``1e-6`` of a random number; ``preset("released")`` draws it from the sample's
+        key). Where no more tokens reach a stage than it keeps, all stay; the release drops one even then, and no
+        preset does. The release fixes the layers for 32-layer decoders, needs SDPA, ``use_cache`` and batch size 1,
+        and at decoding takes each layer's cache length for the position. ``preset("released-192")``, ``-128`` and
+        ``-64`` name its budgets by their mean over layers; ``preset("released")`` is the first.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(

@@ -37,9 +37,13 @@ class SparseVLMPlus(LayerwisePruner):
             ``prompt``, ``question`` and ``options`` go by the prompt's spans.
 
     Reference:
-        Version 2 of the release of arXiv:2410.04417 (SparseVLM), which its paper does not describe. As in the release,
-        nothing guards a prior that crosses zero; with the usual 128 dimensions per head it stays positive over
-        image distances. ``preset("released-192")``, ``-128``, ``-96`` and ``-64`` are the release's budgets.
+        Version 2 of the release of SparseVLM (Gumpest/SparseVLMs at 26a5f488; arXiv:2410.04417, whose paper does not
+        describe it, so there is no section). ``preset("released-192")``, ``-128``, ``-96`` and ``-64`` are its
+        budgets.
+
+        Deviations: a decoder of fewer than ``num_heads`` heads uses all of them (the release fails); where no more
+        tokens reach a stage than it keeps, all stay (the release drops one). As in the release, nothing guards a prior
+        that crosses zero; with the usual 128 dimensions per head it stays positive over image distances.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.TEXT_ATTENTION, Need.INPUT_EMBEDDINGS, Need.ROPE})

@@ -22,10 +22,13 @@ class Truncation(Pruner):
             Qwen-VL.
 
     Reference:
-        Zhang et al., "From Redundancy to Relevance: Information Flow in LVLMs Across Reasoning Tasks",
-        arXiv:2406.06579. There it is FastV with zero tokens kept, by masking: no work is saved, and the
-        hard-coded image start leaves the first visual tokens visible and hides the first text tokens. Here the
-        tokens are dropped, all of them and nothing else.
+        Zhang et al., "From Redundancy to Relevance: Information Flow in LVLMs Across Reasoning Tasks", NAACL 2025,
+        arXiv:2406.06579, Table 1 (the untouched model against no visual token from the cliff layer on); section not
+        verified.
+
+        Deviations: in the release it is FastV with zero tokens kept, by masking: no work is saved, and the hard-coded
+        image start leaves the first visual tokens visible and hides the first text tokens. Here the tokens are
+        dropped, all of them and nothing else.
     """
 
     budget_fields: ClassVar[tuple[str, ...]] = ("layer_idx",)

@@ -40,9 +40,16 @@ class VisionZip(VisionPruner):
 
     Reference:
         Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025,
-        arXiv:2412.04467. Deviations of the default from the release: no class token, rows in reading order with
-        their own positions (the release appends the contextual ones and closes positions up). ``preset("released")``
-        has all three, with the 54 + 10 rows of its documentation. Attention, keys and features are of one vision layer.
+        arXiv:2412.04467; section and equation not verified. Release: dvlab-research/VisionZip at 3151f6df; attention,
+        keys and features are of one vision layer there and here.
+
+        Deviations of the default: no class token, rows in reading order with their own positions (the release appends
+        the contextual ones and closes positions up). ``preset("released")`` has all three, with the 54 + 10 rows of
+        its documentation; it needs a class token. The release runs the whole tower with eager attention, and merges
+        into targets of the one image of a call; here every image, and every tile that the tower encodes by itself, has
+        its share. In towers without a class token the attention is the mean over all patches of the picture, which the
+        authors of VisPruner name as VisionZip's way too (Theia-4869/VisPruner, issue 1); where several patches make
+        one visual token, they count together, as the same thread says.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset(

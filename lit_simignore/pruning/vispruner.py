@@ -34,11 +34,14 @@ class VisPruner(VisionPruner):
         round_size: tokens dropped per round.
 
     Reference:
-        Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
-        ICCV 2025, arXiv:2412.01818v2. Deviations: the release fails on an odd number of remaining tokens;
-        here the even half is then one longer. The release closes the positions up (``preset("released")``).
-        Every round depends on the full order of the one before, so on real images two backends whose rounding differs
-        may keep different diverse tokens.
+        Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs", ICCV
+        2025, arXiv:2412.01818v2; section and equation not verified. Release: Theia-4869/VisPruner at aefa01ad.
+
+        Deviations: the release fails on an odd number of remaining tokens; here the even half is then one longer. The
+        release closes the positions up (``preset("released")``). Every round depends on the full order of the one
+        before, so on real images two backends whose rounding differs may keep different diverse tokens. In towers
+        without a class token the attention is the mean over all patches, merged as the model merges patches, as its
+        authors answer (issue 1 of the release); tiles share the budget by size.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.VISION_ATTENTION, Need.VISION_HIDDEN})

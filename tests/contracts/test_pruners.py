@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -223,6 +224,16 @@ def test_a_final_budget_is_spent_exactly(name):
 def test_the_docstring_names_its_source(name):
     cls = PRUNERS()[name]
     assert "__doc__" in vars(cls) and "Reference:" in cls.__doc__, "say paper, section and every deviation"
+
+
+RIVALS = [name for name in NAMES if "Release:" in PRUNERS()[name].__doc__ or PRUNERS()[name].presets]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_published_method_names_its_section_or_says_that_none_was_verified_and_every_deviation(name):
+    reference = " ".join(PRUNERS()[name].__doc__.split("Reference:")[1].split())
+    assert re.search(r"Eq\. \d|Table \d|not verified|there is no section", reference)
+    assert re.search(r"[Dd]eviations|released code, and this class", reference)
 
 
 @pytest.mark.parametrize("name", NAMES)
