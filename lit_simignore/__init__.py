@@ -17,10 +17,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_simignore.data.conversations_batch import ConversationCollator as ConversationCollator
+    from lit_simignore.data.conversations_files import read_conversations as read_conversations
+    from lit_simignore.data.conversations_module import ConversationDataModule as ConversationDataModule
     from lit_simignore.data.datamodule import SampleDataModule as SampleDataModule
     from lit_simignore.engine.evaluate import EvaluationSettings as EvaluationSettings
     from lit_simignore.engine.evaluate import evaluate as evaluate
     from lit_simignore.engine.evaluator import LitEvaluator as LitEvaluator
+    from lit_simignore.engine.finetune_schedule import PruneSchedule as PruneSchedule
+    from lit_simignore.engine.finetune_tuning import Tuning as Tuning
+    from lit_simignore.engine.finetuner import LitFinetuner as LitFinetuner
+    from lit_simignore.engine.finetuner import Optimization as Optimization
     from lit_simignore.metrics.compare import compare as compare
     from lit_simignore.plugins import add_plugins as add_plugins
     from lit_simignore.pruning.fastv import FastV as FastV
@@ -56,6 +63,13 @@ _HOME = {
     "EvaluationSettings": "engine.evaluate",
     "LitEvaluator": "engine.evaluator",
     "SampleDataModule": "data.datamodule",
+    "LitFinetuner": "engine.finetuner",
+    "Optimization": "engine.finetuner",
+    "PruneSchedule": "engine.finetune_schedule",
+    "Tuning": "engine.finetune_tuning",
+    "ConversationDataModule": "data.conversations_module",
+    "ConversationCollator": "data.conversations_batch",
+    "read_conversations": "data.conversations_files",
     "write_report": "report.html",
     "compare": "metrics.compare",
     "add_plugins": "plugins",

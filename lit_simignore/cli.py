@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.command import FLAGS, is_main_process, run_command
-from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import Evaluation, compose_evaluation
 from lit_simignore.config.help import render_help
 from lit_simignore.config.schema import Analysis, EvalConfig, TrainConfig
+from lit_simignore.config.training import compose_training, resolve_training
 from lit_simignore.config.typed import ConfigError, plain
+from lit_simignore.discovery import nearest
+from lit_simignore.finetuning import finetune_from
 from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.loading import load_model
 from lit_simignore.pico.config import PicoConfig
@@ -41,21 +43,29 @@ Running the same command again continues it. Quote brackets where your shell exp
 {FLAGS}"""
 
 _TRAIN_USAGE = f"""\
-Train a model. So far: the bundled one, from scratch.
+Fine-tune a model with pruning switched on, and show what training brought back of what pruning took.
 
-  python train.py experiment=pico pico.steps=2000 pico.output=runs/my-pico
+  python train.py
+  python train.py pruning=random@keep_ratio=0.25 tuning.kind=full training.steps=300
+  python train.py pruning=simignore@keep_ratio=0.12 schedule=annealed
+  python train.py data.source=conversations data.path=chats.json model=llava-1.5-7b trainer.devices=8
+  python train.py experiment=llava-1.5-7b-scienceqa
+  python train.py experiment=pico                     the bundled model, from scratch
 
-Running the same command again continues it.
+Running the same command again continues it. Quote brackets where your shell expands them.
 
 {FLAGS}"""
 
 
+TASKS = ("finetune", "pico")
+
+
 @dataclass(kw_only=True)
 class TrainKeys(TrainConfig):
-    """What is trained.
+    """Fine-tune a model with pruning switched on, or train the bundled one from scratch.
 
     Args:
-        pico: recipe of the bundled model.
+        pico: with task=pico, the recipe of the bundled model.
     """
 
     pico: PicoConfig = field(default_factory=PicoConfig)
@@ -161,12 +171,22 @@ def _compare(run_a: str, run_b: str) -> None:
 
 
 def _train(assignments: Sequence[str], only_config: bool) -> None:
-    config, _ = compose(TrainKeys, assignments)
-    if config.task != "pico":
-        came = "nothing to train was named" if config.task is None else f"unknown task {config.task!r}"
-        raise ConfigError("task", f"{came}; so far there is only the bundled model: python train.py experiment=pico")
+    config, layers = compose_training(TrainKeys, assignments)
+    if config.task not in TASKS:
+        raise ConfigError("task", f"unknown task {config.task!r}; {nearest(config.task, TASKS)}")
+    if config.task == "pico":
+        _train_pico(config, only_config)
+        return
+    asked = resolve_training(config, layers)
     if only_config:
-        print(to_yaml(plain(config)), end="")
+        print(to_yaml(asked.resolved), end="")
+    else:
+        finetune_from(asked)
+
+
+def _train_pico(config: TrainKeys, only_config: bool) -> None:
+    if only_config:
+        print(to_yaml({"task": config.task, "pico": plain(config.pico)}), end="")
         return
     from lit_simignore.pico.train import train
 
@@ -192,7 +212,11 @@ def _eval_help() -> str:
 
 
 def _train_help() -> str:
-    return render_help(TrainKeys, _TRAIN_USAGE, {})
+    parts: dict[str, Mapping[str, type]] = {
+        "PRUNERS: fields of a method's parts, method.NAME.FIELD=value": PRUNERS(),
+        "BENCHMARKS: fields as benchmark.FIELD=value": BENCHMARKS(),
+    }
+    return render_help(TrainKeys, _TRAIN_USAGE, parts)
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_simignore.command import one_line
 from lit_simignore.config.schema import Dtype, ModelConfig, Quantization
 from lit_simignore.types import UserError
 
@@ -28,10 +27,9 @@ def load_model(config: ModelConfig) -> tuple[Any, Any]:
         revision=config.revision,
     )
     if config.adapter is not None:
-        try:
-            model.load_adapter(config.adapter)
-        except (ImportError, OSError, ValueError) as error:
-            raise UserError(f"cannot put the adapter {config.adapter!r} on the model: {one_line(error)}") from error
+        from lit_simignore.engine.finetune_export import load_trained
+
+        load_trained(model, config.adapter)
     return model, processor
 
 

@@ -52,6 +52,12 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 }
 """Logged name of every number of a method, and where it stands in that method's row of the summary."""
 
+TRAIN_LOSS = "train/loss"
+TRAIN_KEEP_RATIO = "train/keep_ratio"
+TRAIN_KEPT = "train/visual_tokens"
+VALIDATION = "validation"
+"""Fine-tuning logs per step; a validation logs ``validation/<method>/accuracy`` and a table of sampled answers."""
+
 TABLE = "methods"
 CHART = "accuracy_against_visual_tokens"
 CURVE = "curve"

@@ -77,10 +77,19 @@ def test_other_processes_say_who_they_are(monkeypatch: pytest.MonkeyPatch, capsy
         (cli.eval_main, ["trainer.devics=2"], "error: trainer.devics: unknown key; did you mean 'devices'?"),
         (cli.eval_main, ["methods=[simignor]"], "error: methods: unknown method 'simignor'"),
         (cli.eval_main, ["--nonsense"], "error: expected key=value, got '--nonsense'"),
-        (cli.train_main, [], "error: task: nothing to train was named; so far there is only the bundled model"),
-        (cli.train_main, ["task=finetune"], "error: task: unknown task 'finetune'"),
+        (cli.train_main, ["task=finetun"], "error: task: unknown task 'finetun'; did you mean 'finetune'"),
         (cli.train_main, ["pico.stps=3"], "error: pico.stps: unknown key; did you mean 'steps'"),
-        (cli.train_main, ["model=pico"], "error: model: unknown key"),
+        (cli.train_main, ["training.stps=3"], "error: training.stps: unknown key; did you mean 'steps'"),
+        (cli.train_main, ["tuning.kind=most"], "error: tuning.kind: expected one of lora, projector, full"),
+        (cli.train_main, ["training.steps=0"], "error: training.steps: expected at least 1, got 0"),
+        (cli.train_main, ["data.source=conversations"], "error: data.path: expected a file of conversations"),
+        (cli.train_main, ["data.source=benchmark"], "error: data.benchmark: expected the name of a benchmark"),
+        (cli.train_main, ["pruning=simignor"], "error: methods: unknown method 'simignor'"),
+        (
+            cli.train_main,
+            ["benchmark=scienceqa", "validation.every=5"],
+            "error: validation.benchmark: expected what makes the validation differ from the test",
+        ),
     ],
 )
 def test_bad_configuration_ends_with_two_before_anything_runs(

@@ -22,6 +22,7 @@ LAYERS = (
     ("config",),
     ("command",),
     ("loading",),
+    ("finetuning",),
     ("cli", "explore"),
 )
 """Lowest first. A module may import from layers below its own and from its own package; neighbours are strangers."""

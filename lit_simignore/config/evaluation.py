@@ -11,8 +11,9 @@ from typing import Any
 
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.config.adapters import with_trained_pruning
 from lit_simignore.config.budgets import asked_budgets
-from lit_simignore.config.compose import compose, slug
+from lit_simignore.config.compose import read_layers, slug
 from lit_simignore.config.methods import Definitions, build_methods, used_definitions
 from lit_simignore.config.schema import EvalConfig
 from lit_simignore.config.typed import ConfigError, build, plain, refuse_in_one_line
@@ -47,8 +48,9 @@ def compose_evaluation(assignments: Sequence[str]) -> Evaluation:
     Raises:
         ConfigError: one line on the first thing that is wrong.
     """
-    config, layers = compose(EvalConfig, assignments)
+    layers = with_trained_pruning(read_layers(EvalConfig, assignments))
     with layers.blame():
+        config = build(EvalConfig, layers.merged())
         _check(config)
         benchmark = build_benchmark(config.benchmark)
         definitions = Definitions(layers.each("method"), config.budget_definition)

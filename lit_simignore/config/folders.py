@@ -27,8 +27,11 @@ def options(group: str) -> dict[str, Path]:
 
 
 def experiments() -> dict[str, Path]:
-    """Overlays by name: ``pico`` is ``experiments/pico/config.yaml``, ``one/7b`` is ``experiments/one/7b.yaml``."""
-    found = {}
+    """Overlays by name: ``pico`` is ``experiments/pico/config.yaml``, ``one/7b`` is ``experiments/one/7b.yaml``.
+
+    The recipes of ``configs/finetune/`` are overlays too, by the name of their file.
+    """
+    found = options("finetune")
     for path in _files("experiments/*/*.yaml"):
         parent = path.parent.name
         found[parent if path.stem == "config" else f"{parent}/{path.stem}"] = path

@@ -271,14 +271,218 @@ class EvalConfig:
     seed: int = 0
 
 
+class Source(str, Enum):
+    """What fine-tuning learns from."""
+
+    SHAPES = "shapes"
+    CONVERSATIONS = "conversations"
+    BENCHMARK = "benchmark"
+
+
+class Side(str, Enum):
+    """Where shorter rows of a batch are padded."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+class Tuned(str, Enum):
+    """Which weights are trained."""
+
+    LORA = "lora"
+    PROJECTOR = "projector"
+    FULL = "full"
+
+
+class Schedule(str, Enum):
+    """How the amount of pruning changes over a training."""
+
+    CONSTANT = "constant"
+    ANNEALED = "annealed"
+
+
 @dataclass(kw_only=True)
-class TrainConfig:
-    """Train a model.
+class DataConfig:
+    """What is learned from.
 
     Args:
-        experiment: overlay from experiments/ that is read before the command line, or a YAML file.
-        task: what is trained; an overlay sets it. So far: pico, the bundled model.
+        source: shapes (generated training scenes), conversations (a file or a hub id), or benchmark (the questions
+            and answers of a split that is not the one that is evaluated).
+        path: with conversations, a .json, .jsonl or .parquet file, a folder of Parquet files, or owner/dataset.
+        images: with conversations, the folder that relative image paths belong to; null is the file's own.
+        split: with conversations, the split of a hub id.
+        revision: with conversations, branch, tag or commit of a hub id.
+        benchmark: with benchmark, its name and fields, as under benchmark.
+        scenes: with shapes, how many different scenes there are.
+        limit: use only the first so many conversations; null uses all.
+        check_images: open every picture before the first step, instead of only looking whether it is there.
+        padding_side: left, as in evaluation, or right.
+        max_tokens: a longer conversation is refused; null takes the tokenizer's limit.
+    """
+
+    source: Source = Source.SHAPES
+    path: str | None = None
+    images: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    benchmark: dict[str, Any] = field(default_factory=dict)
+    scenes: int = 100_000
+    limit: int | None = None
+    check_images: bool = False
+    padding_side: Side = Side.LEFT
+    max_tokens: int | None = None
+
+
+@dataclass(kw_only=True)
+class TuningConfig:
+    """Which weights are trained.
+
+    Args:
+        kind: lora (adapters in the decoder), projector (nothing else), or full (decoder, output layer and projector).
+        rank: of the adapters.
+        alpha: the scale of the adapters is alpha / rank.
+        dropout: on the input of the adapters.
+        targets: last names of the decoder's linear layers that get adapters.
+        projector: with lora, train the projector as well; it is saved with the adapter.
+        vision: with full, train the vision tower as well.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+    """
+
+    kind: Tuned = Tuned.LORA
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    projector: bool = False
+    vision: bool = False
+    gradient_checkpointing: bool = False
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """How weights move.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: conversations per step, over all devices: the result does not depend on how many there are.
+        micro_batch_size: conversations that a device computes at a time; null shares a step out evenly.
+        lr: largest learning rate of AdamW.
+        warmup_ratio: share of the steps in which the learning rate rises; a cosine follows.
+        weight_decay: decoupled, on matrices only.
+        clip: largest norm of the gradient; null does not clip.
+    """
+
+    steps: int = 200
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    lr: float = 1e-3
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """How the amount of pruning changes over the training.
+
+    Args:
+        kind: constant, or annealed: the keep ratio falls linearly from start to what the method says.
+        steps: steps that the fall takes; null is half of the training.
+        start: keep ratio of the first step when annealed.
+    """
+
+    kind: Schedule = Schedule.CONSTANT
+    steps: int | None = None
+    start: float = 1.0
+
+
+@dataclass(kw_only=True)
+class OutcomeConfig:
+    """What the benchmark is asked before and after the training.
+
+    Args:
+        before: answer it with the model as it was.
+        after: answer it with the trained model, loaded from what was written.
+        methods: as in eval.py; null takes the untouched model and the pruning of the training.
+    """
+
+    before: bool = True
+    after: bool = True
+    methods: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class ValidationConfig:
+    """Validation while training, by the same evaluator, on other samples than the benchmark's.
+
+    Args:
+        every: optimiser steps between two validations; 0 leaves them out.
+        samples: how many are answered.
+        patience: end the training after so many validations without a better accuracy; null never does.
+        benchmark: fields that differ from the benchmark's, such as split=val; a benchmark that is drawn from a seed
+            takes the next one by itself.
+    """
+
+    every: int = 0
+    samples: int = 64
+    patience: int | None = None
+    benchmark: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """What is kept.
+
+    Args:
+        every: optimiser steps between two checkpoints that a killed run goes on from; only the last one is kept.
+        whole_model: write a whole model (adapters merged in) instead of the adapter.
+    """
+
+    every: int = 50
+    whole_model: bool = False
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Fine-tune a model with pruning switched on, and show what it brought.
+
+    Args:
+        experiment: overlay from experiments/ or configs/finetune/ that is read before the command line, or a YAML file.
+        task: finetune, or pico: train the bundled model from scratch.
+        model: the model that is trained.
+        data: what is learned from.
+        pruning: the method that prunes while training, as in eval.py; baseline trains on all visual tokens.
+        method: fields of methods: method.NAME.FIELD, or method.NAME.PART.FIELD for a method of several parts.
+        schedule: how the amount of pruning changes over the training.
+        tuning: which weights are trained.
+        training: how they move.
+        benchmark: the held-out questions: a name, and the fields of that benchmark.
+        outcome: what the benchmark is asked before and after.
+        validation: validation while training.
+        checkpoint: what is kept.
+        trainer: where it runs; strategy also takes fsdp2 and, where it is installed, deepspeed; batch_size is that of
+            the evaluations.
+        logger: where losses and results go beside the run folder.
+        run: where the run is written.
+        overwrite: throw away what the run folder holds and start anew, instead of continuing.
+        seed: of adapters, order, dropout and the bootstrap intervals.
     """
 
     experiment: str | None = None
-    task: str | None = None
+    task: str = "finetune"
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    pruning: str = "simignore@keep_ratio=0.25"
+    method: dict[str, Any] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    benchmark: dict[str, Any] = field(default_factory=lambda: {"name": "shapesqa"})
+    outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    overwrite: bool = False
+    seed: int = 0

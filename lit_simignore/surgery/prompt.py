@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_simignore.surgery.calls import cache_in
 from lit_simignore.surgery.columns import Columns
 from lit_simignore.surgery.rows import ColumnMap
-from lit_simignore.surgery.spans import Spans
-from lit_simignore.types import UserError
+from lit_simignore.surgery.spans import ROLE_CODES, Spans
+from lit_simignore.types import Role, UserError
 
 IGNORED_LABEL = -100
 
@@ -158,6 +158,21 @@ def _columns(like: Tensor) -> Tensor:
     return torch.arange(like.shape[1], device=like.device)
 
 
+def _answer_labels(spans: Spans, input_ids: Tensor) -> Tensor | None:
+    """``(B, N)`` labels of the tokens that the spans call an answer; ``None`` where there are none, as in evaluation.
+
+    A training loop that computes the logits of answers only cannot pass ``labels``, which the model would compare
+    with logits of every column; the answers must not choose visual tokens all the same.
+    """
+    answers = spans.roles == ROLE_CODES[Role.ANSWER]
+    if not bool(answers.any()):
+        return None
+    labels = torch.full_like(input_ids, IGNORED_LABEL)
+    answers = answers.to(input_ids.device).repeat_interleave(spans.repeats(input_ids.shape[0]), dim=0)
+    labels[:, : answers.shape[1]][answers] = input_ids[:, : answers.shape[1]][answers]
+    return labels
+
+
 def _needed(labels: Tensor) -> Tensor:
     """Columns that are a target, or that predict the next one."""
     labelled = labels != IGNORED_LABEL
@@ -184,6 +199,8 @@ class PromptReader:
         else:
             visual = input_ids == self._image_token_id
         labels = arguments.get("labels")
+        if labels is None and spans is not None:
+            labels = _answer_labels(spans, input_ids)
         length = self._prompt_length(input_ids, arguments) if spans is None else spans.roles.shape[1]
         text = self._free_text(input_ids, labels, length) if spans is None else torch.zeros_like(visual)
         return Prompt(visual=visual, text=text, spans=spans, labels=labels, length=length, ids=input_ids)

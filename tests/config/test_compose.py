@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lit_simignore.config import folders
 from lit_simignore.config.compose import compose
-from lit_simignore.config.schema import Dtype, EvalConfig, TrainConfig
+from lit_simignore.config.schema import Dtype, EvalConfig
 from lit_simignore.config.typed import ConfigError
 
 FILES = {
@@ -109,9 +110,20 @@ def test_a_key_cannot_be_a_value_and_a_section_at_once() -> None:
     assert "give one of the two" in refused("seed=1", "seed.x=2")
 
 
+@dataclass(kw_only=True)
+class WithoutGroups:
+    """Keys of a command that has no groups.
+
+    Args:
+        seed: a number.
+    """
+
+    seed: int = 0
+
+
 def test_a_group_that_this_command_lacks_is_an_unknown_key() -> None:
     with pytest.raises(ConfigError, match="model: unknown key"):
-        compose(TrainConfig, ["model=small"])
+        compose(WithoutGroups, ["model=small"])
 
 
 def test_a_file_here_hides_one_of_the_same_name_further_away(

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from lit_simignore.cli import TrainKeys
+from lit_simignore.cli import TrainKeys, to_yaml
 from lit_simignore.config import folders
 from lit_simignore.config.compose import compose
 from lit_simignore.config.evaluation import compose_evaluation
 from lit_simignore.config.methods import Definitions
 from lit_simignore.config.schema import GROUPS
+from lit_simignore.config.training import compose_training, resolve_training
 from lit_simignore.pruning import PRUNERS
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
+RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
+FILES = sorted(set((ROOT / "configs").glob("*/*.yaml")) - set(RECIPES))
 OVERLAYS = sorted((ROOT / "experiments").glob("*/*.yaml"))
 
 
@@ -46,8 +48,20 @@ def test_every_overlay_of_experiments_composes(path: Path) -> None:
     assert folders.experiments()[name] == path
     if "task:" in path.read_text(encoding="utf-8"):
         assert compose(TrainKeys, [f"experiment={name}"])[0].task is not None
+    elif "pruning:" in path.read_text(encoding="utf-8"):
+        assert resolve_training(*compose_training(TrainKeys, [f"experiment={name}"])).methods
     else:
         assert compose_evaluation([f"experiment={name}"]).methods
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=relative)
+def test_every_recipe_composes_and_its_saved_form_gives_the_same_run(path: Path, tmp_path: Path) -> None:
+    asked = resolve_training(*compose_training(TrainKeys, [f"experiment={path.stem}"]))
+    assert asked.pruning.parts and asked.config.trainer.devices == 8 and asked.validation is not None
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(to_yaml(asked.resolved), encoding="utf-8")
+    again = resolve_training(*compose_training(TrainKeys, [f"experiment={saved}"]))
+    assert again.resolved == asked.resolved and again.run_dir == asked.run_dir
 
 
 def test_there_are_files_for_every_group_and_the_default_of_every_group() -> None:
@@ -64,6 +78,6 @@ def test_a_wheel_carries_every_group() -> None:
     tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     carried = {pattern for patterns in settings["data-files"].values() for pattern in patterns}
-    assert carried == {f"configs/{group}/*.yaml" for group in (*GROUPS, "method")}
+    assert carried == {f"configs/{group}/*.yaml" for group in (*GROUPS, "method", "finetune")}
     for target, patterns in settings["data-files"].items():
         assert [target] == [f"share/lit_simignore/{pattern.rsplit('/', 1)[0]}" for pattern in patterns]

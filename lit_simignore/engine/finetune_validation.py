@@ -1,0 +1,163 @@
+"""Validation while training: the project's own evaluator on a held-out slice, every so many steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.data.collate import Batch, open_sample
+from lit_simignore.data.sharding import plan_batches, shard
+from lit_simignore.engine.evaluator import LitEvaluator
+from lit_simignore.engine.finetuner import LitFinetuner
+from lit_simignore.metrics.accuracy import accuracy
+from lit_simignore.tracking import VALIDATION
+from lit_simignore.types import Method, Prediction, Sample
+
+FILE = "validation.jsonl"
+_SHOWN = 8
+
+
+class Validation(L.Callback):
+    """Answers the slice under every method, logs accuracies and a table of answers, and may end the training.
+
+    All processes share the slice out. Sharded models (FSDP2) are asked in lock-step: every process gets equally many
+    batches, some of them a second time, and records count once by their sample.
+
+    Args:
+        benchmark: says what an answer is worth.
+        samples: the slice; never trained on.
+        methods: what to validate; the last one decides about stopping.
+        every: optimiser steps between two validations.
+        run_dir: ``validation.jsonl`` is appended there.
+        batch_size: samples answered together by one process.
+        patience: stop after so many validations without a better accuracy; ``None`` never stops.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        samples: Sequence[Sample],
+        methods: Sequence[Method],
+        *,
+        every: int,
+        run_dir: Path,
+        batch_size: int = 16,
+        patience: int | None = None,
+    ) -> None:
+        self.benchmark, self.samples, self.methods = benchmark, samples, tuple(methods)
+        self.every, self.run_dir, self.batch_size, self.patience = every, run_dir, batch_size, patience
+        self.best, self.stale, self._step = -math.inf, 0, -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What stopping depends on."""
+        return {"best": self.best, "stale": self.stale}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was made."""
+        self.best, self.stale = float(state_dict["best"]), int(state_dict["stale"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A step that was loaded was validated before it was saved."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Validate when a step that is due has been taken."""
+        step = trainer.global_step
+        if step == self._step or step % self.every:
+            return
+        self._step = step
+        assert isinstance(pl_module, LitFinetuner)
+        found = validate(trainer, pl_module, self.benchmark, self.samples, self.methods, self.batch_size)
+        scores = {method.name: _mean(found, method) for method in self.methods}
+        self._judge(trainer, scores[self.methods[-1].name])
+        if trainer.is_global_zero:
+            self._write(trainer, step, scores, found)
+
+    def _judge(self, trainer: L.Trainer, score: float | None) -> None:
+        if score is not None and score > self.best:
+            self.best, self.stale = score, 0
+        else:
+            self.stale += 1
+        if self.patience is not None and self.stale >= self.patience:
+            trainer.should_stop = True
+
+    def _write(
+        self, trainer: L.Trainer, step: int, scores: dict[str, float | None], found: Sequence[Prediction]
+    ) -> None:
+        shown = [entry for entry in found if entry.method == self.methods[-1].name][:_SHOWN]
+        rows = [[entry.prompt, entry.answer, entry.output, entry.score, entry.num_kept] for entry in shown]
+        columns = ["prompt", "answer", "output", "score", "num_kept"]
+        line = {"step": step, "accuracy": scores, "samples": [dict(zip(columns, row, strict=True)) for row in rows]}
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with (self.run_dir / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for logger in trainer.loggers:
+            known = {f"{VALIDATION}/{name}/accuracy": value for name, value in scores.items() if value is not None}
+            logger.log_metrics(known, step=step)
+            if isinstance(logger, WandbLogger):
+                logger.log_table(f"{VALIDATION}/samples", columns=columns, data=rows, step=step)
+
+
+def validate(
+    trainer: L.Trainer,
+    module: LitFinetuner,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    methods: Sequence[Method],
+    batch_size: int = 16,
+) -> list[Prediction]:
+    """Answers of all processes, each sample and method once, in the order of samples; the model trains on afterwards.
+
+    Raises:
+        UserError: a sample cannot be answered: here a failure is no record, for other processes wait.
+    """
+    module.detach()
+    modes = {part: part.training for part in module.vlm.modules()}
+    module.vlm.eval()
+    evaluator = LitEvaluator(module.vlm, module.processor, benchmark, methods, on_error="raise")
+    try:
+        with _precision(trainer):
+            for batch in _shard(trainer, samples, batch_size):
+                evaluator.test_step(Batch([open_sample(samples[place]) for place in batch]), 0)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    return _gathered(evaluator.predictions, samples)
+
+
+def _precision(trainer: L.Trainer) -> AbstractContextManager[Any]:
+    return trainer.precision_plugin.val_step_context()
+
+
+def _shard(trainer: L.Trainer, samples: Sequence[Sample], batch_size: int) -> list[tuple[int, ...]]:
+    plan = plan_batches(samples, batch_size)
+    own = list(shard(plan, trainer.global_rank, trainer.world_size))
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        longest = math.ceil(len(plan) / trainer.world_size)
+        own += [plan[0]] * (longest - len(own))
+    return own
+
+
+def _gathered(own: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:
+    parts: list[Any] = [[asdict(entry) for entry in own]]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, [asdict(entry) for entry in own])
+    found = {(row["sample_id"], row["method"]): Prediction(**row) for part in parts for row in part}
+    order = {sample.sample_id: place for place, sample in enumerate(samples)}
+    return sorted(found.values(), key=lambda entry: (order[entry.sample_id], entry.method))
+
+
+def _mean(found: Sequence[Prediction], method: Method) -> float | None:
+    return accuracy(entry.score for entry in found if entry.method == method.name).accuracy
