@@ -218,7 +218,8 @@ class _Finetuning:
             callbacks.append(
                 Validation(
                     benchmark, samples, methods, every=wish.validate_every, run_dir=self.run_dir,
-                    batch_size=wish.run.batch_size if isinstance(wish.run.batch_size, int) else 16, patience=wish.patience,
+                    batch_size=wish.run.batch_size if isinstance(wish.run.batch_size, int) else 16,
+                    patience=wish.patience,
                 )
             )  # fmt: skip
         trainer = build_training(wish.run, self.run_dir, callbacks, max_steps=wish.steps, clip=wish.clip)
