@@ -25,6 +25,7 @@ from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.fingerprint import Fingerprint, fingerprint
 from lit_simignore.engine.launch import build_trainer, quiet
 from lit_simignore.engine.memory import planned_batch_size
+from lit_simignore.engine.orphans import EndWithParent, announced_as_parent, end_with_parent
 from lit_simignore.engine.progress import EvaluationBar
 from lit_simignore.engine.resume import Resume, was_restarted
 from lit_simignore.engine.settings import EvaluationSettings as EvaluationSettings
@@ -68,6 +69,7 @@ def evaluate(
         KeyboardInterrupt: Ctrl-C.
     """
     with exit_on_sigterm(), quiet():
+        end_with_parent()
         return _Evaluation(model, processor, benchmark, methods, Path(run_dir), settings or EvaluationSettings()).run()
 
 
@@ -135,7 +137,7 @@ class _Evaluation:
         return trainer.strategy.broadcast(summary, src=0)
 
     def _callbacks(self, resume: Resume) -> list[L.Callback]:
-        return [resume, ExitOnSigterm(), *([EvaluationBar()] if self.settings.progress else [])]
+        return [EndWithParent(), resume, ExitOnSigterm(), *([EvaluationBar()] if self.settings.progress else [])]
 
     def _answer(self, trainer: L.Trainer, resume: Resume) -> None:
         """The test loop; whatever ends it early, what is there is summed up before it goes on upwards."""
@@ -151,7 +153,8 @@ class _Evaluation:
         )
         data = SampleDataModule(job.samples, planned_batch_size(settings.batch_size), settings.num_workers)
         try:
-            trainer.test(module, data, verbose=False)
+            with announced_as_parent(trainer.strategy.launcher is not None):
+                trainer.test(module, data, verbose=False)
         except BaseException as error:
             self._stop(trainer)
             # Lightning turns a Ctrl-C into an exit, which would end a notebook's cell without a word.
