@@ -132,8 +132,17 @@ def _log(asked: Evaluation, summary: Mapping[str, Any]) -> None:
     wish = plain(asked.config.logger)
     logger = build_logger(wish.pop("name"), asked.run_dir, run_id=str(asked.run_dir.resolve()), **wish)
     if logger is not None:
-        log_summary(logger, summary)
+        log_summary(logger, summary, _figures(asked))
         print(f"logged: {asked.config.logger.name}")
+
+
+def _figures(asked: Evaluation) -> dict[str, str]:
+    """The figures of an analysis that was asked for, as SVG."""
+    from lit_simignore.report.flow_folder import read_flow
+    from lit_simignore.report.flow_section import flow_figures
+
+    view = read_flow(asked.run_dir) if asked.config.analysis is Analysis.FLOW else None
+    return {} if view is None else {f"flow-{name}": str(drawn) for name, (_, drawn) in flow_figures(view).items()}
 
 
 def evaluation_settings(asked: Evaluation) -> EvaluationSettings:

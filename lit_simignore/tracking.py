@@ -2,8 +2,8 @@
 
 A finished run is logged once, in the first process. Keys are ``eval/<method>/<metric>`` with the metrics of
 :data:`METRICS`, the scores by kind as ``eval/<method>/accuracy_by_kind/<kind>`` and the benchmark's own metrics as
-``eval/<method>/extra/<name>``; W&B also gets the table ``methods`` and the chart ``accuracy_against_visual_tokens``,
-TensorBoard one curve per family of methods.
+``eval/<method>/extra/<name>``; W&B also gets the table ``methods``, the chart ``accuracy_against_visual_tokens`` and
+the figures of an analysis (``figures/<name>``), TensorBoard one curve per family of methods.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ VALIDATION = "validation"
 TABLE = "methods"
 CHART = "accuracy_against_visual_tokens"
 CURVE = "curve"
+FIGURES = "figures"
 
 
 def build_logger(
@@ -125,14 +126,20 @@ def _signed_in() -> bool:
         return False
 
 
-def log_summary(logger: Logger, summary: Mapping[str, Any]) -> None:
-    """Log a run's summary and close the logger."""
+def log_summary(logger: Logger, summary: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> None:
+    """Log a run's summary and close the logger.
+
+    Args:
+        logger: from :func:`build_logger`.
+        summary: the contents of ``summary.json``.
+        figures: whole SVG pictures by name, for W&B; it shows them as ``figures/<name>``.
+    """
     rows = summary["methods"]
     if isinstance(logger, CSVLogger):
         _log_csv(logger, rows)
     elif isinstance(logger, WandbLogger):
         with _staged_in(Path(str(logger.save_dir)) / "wandb"):
-            _log_wandb(logger, summary)
+            _log_wandb(logger, summary, figures or {})
     else:
         logger.log_metrics({key: value for row in rows for key, value in flat_metrics(row).items()})
         for family, tokens, accuracy in curve_points(rows):
@@ -161,7 +168,7 @@ def _log_csv(logger: CSVLogger, rows: Sequence[Mapping[str, Any]]) -> None:
             logger.log_metrics({"method": row["name"], **metrics_of(row)}, step=number)
 
 
-def _log_wandb(logger: WandbLogger, summary: Mapping[str, Any]) -> None:
+def _log_wandb(logger: WandbLogger, summary: Mapping[str, Any], figures: Mapping[str, str]) -> None:
     import wandb
 
     run, rows = logger.experiment, summary["methods"]
@@ -173,6 +180,8 @@ def _log_wandb(logger: WandbLogger, summary: Mapping[str, Any]) -> None:
     if points:
         data = wandb.Table(columns=["family", "visual_tokens", "accuracy"], data=[list(point) for point in points])
         run.log({CHART: wandb.plot.scatter(data, "visual_tokens", "accuracy", title="Accuracy against visual tokens")})
+    if figures:
+        run.log({f"{FIGURES}/{name}": wandb.Html(drawn, inject=False) for name, drawn in figures.items()})
     run.finish()
 
 

@@ -88,7 +88,7 @@ def test_wandb_holds_table_chart_and_numbers_without_a_connection(tmp_path: Path
     folder = tmp_path / "run"
     logger = build_logger("wandb", folder, run_id="abc", tags=["a"])  # no offline: nobody is signed in
     assert logger is not None
-    log_summary(logger, SUMMARY)
+    log_summary(logger, SUMMARY, {"flow-shares": "<svg xmlns='http://www.w3.org/2000/svg'></svg>"})
     (run_dir,) = (folder / "wandb").glob("offline-run-*")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(run_dir)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -99,6 +99,8 @@ def test_wandb_holds_table_chart_and_numbers_without_a_connection(tmp_path: Path
     content = json.loads(table.read_text())
     assert content["columns"] == ["method", *METRICS]
     assert content["data"][1][:2] == ["simignore@8", 0.4]
+    (figure,) = run_dir.glob("files/media/html/figures/flow-shares_*.html")
+    assert figure.read_text() == "<svg xmlns='http://www.w3.org/2000/svg'></svg>"
     assert (folder / "wandb" / "artifacts" / "staging").is_dir()
     assert "WANDB_DATA_DIR" not in os.environ
 

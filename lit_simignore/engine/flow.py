@@ -19,14 +19,14 @@ from lit_simignore.engine.fingerprint import digest
 from lit_simignore.engine.flow_clusters import leave_clusters_out
 from lit_simignore.engine.flow_store import FlowStore, check_plan
 from lit_simignore.engine.flow_truncation import truncation_sweep
-from lit_simignore.engine.generation import NaNWatch, Prompts, generate, prompts_of
+from lit_simignore.engine.generation import prompts_of
 from lit_simignore.engine.launch import quiet
+from lit_simignore.engine.own_answers import own_answers
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.store import PredictionStore
 from lit_simignore.metrics.patches import needed_cover
 from lit_simignore.metrics.statistics import cluster_interval
 from lit_simignore.pruning.base import evenly_spaced
-from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.flow import Flow, SmoothGrad, information_flow
 from lit_simignore.types import Sample, UserError
 
@@ -188,22 +188,13 @@ class _Analysis:
             prompts = prompts_of(
                 self.processor, [entry.sample for entry in opened], [entry.images for entry in opened], self.model
             )
-            outputs, answers = self._answers(prompts)
+            outputs, answers = own_answers(self.model, self.processor, prompts, self.max_new_tokens)
             smoothing = SmoothGrad(sigma=self.plan.sigma, num_samples=self.plan.smooth) if self.plan.smooth else None
             flows = information_flow(
                 self.model, prompts.inputs, answers, spans=prompts.spans, layers=self.plan.layers or None,
                 queries=self.plan.queries, target=self.plan.target, smoothing=smoothing,
             )  # fmt: skip
             yield from map(Looked, prompts.samples, outputs, flows)
-
-    def _answers(self, prompts: Prompts) -> tuple[list[str], list[Tensor]]:
-        with attach(self.model, spans=prompts.spans):
-            watch, tokens = NaNWatch(), self.max_new_tokens
-            ids = generate(self.model, self.processor, prompts, max_new_tokens=tokens, watch=watch)
-        new = ids[:, prompts.width :].clone()  # no inference tensor: it goes where gradients are taken
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        special = torch.tensor(sorted(set(self.processor.tokenizer.all_special_ids)), device=new.device)
-        return [text.strip() for text in texts], [_spoken(row, special) for row in new]
 
     def _averages(self, samples: Sequence[Sample]) -> dict[str, Any]:
         found = list(self.look(samples))
@@ -288,12 +279,6 @@ def _intervals(values: Tensor, groups: Sequence[str], seed: int) -> np.ndarray:
             estimate = cluster_interval(*zip(*known, strict=True), num_resamples=2000, seed=seed)
             found[:, column] = [math.nan if number is None else number for number in estimate]
     return found.reshape(3, *values.shape[1:])
-
-
-def _spoken(row: Tensor, special: Tensor) -> Tensor:
-    """The generated tokens before the first special one; that one where there is nothing before it."""
-    ends = torch.isin(row, special).nonzero()[:, 0]
-    return row[: max(int(ends[0]), 1)] if len(ends) else row
 
 
 def _ids(samples: Sequence[Sample]) -> list[str]:

@@ -43,7 +43,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_finishes_once_there_is_roo
         pytest.skip("this user may not mount a tmpfs of their own")
     command = [
         sys.executable, "eval.py", f"run.dir={small}", "run.name=run", "methods=[baseline,stride]",
-        "benchmark.limit=40", "trainer.accelerator=cpu", "trainer.progress=false", "efficiency.samples=0", "report.samples=0",
+        "benchmark.limit=40", "trainer.accelerator=cpu", "trainer.progress=false",
+        "efficiency.samples=0", "report.samples=0",
     ]  # fmt: skip
     script = [*PRIVATE, "bash", "-c", SCRIPT, "bash", str(small), str(small), str(out), *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
