@@ -89,6 +89,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """Answers that a model is to choose from by their likelihood.
+
+    Args:
+        names: what each is called: the output of a model that chooses it.
+        texts: what is taken to stand behind the prompt, of which the likelihood is asked.
+        per_token: compare log-probabilities per token, not their sums.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    per_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Which visual tokens of one sample survive one stage.
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from lit_simignore.benchmarks._letters import INSTRUCTION, LETTERS
 from lit_simignore.benchmarks._names import metric_name
 from lit_simignore.benchmarks._sourced import SourcedBenchmark
 from lit_simignore.metrics.accuracy import accuracy_by_kind
 from lit_simignore.metrics.options import circular_accuracy, letter_bias
-from lit_simignore.types import ImageSource, Prediction, Role, Sample, Segment, UserError
+from lit_simignore.types import Candidates, ImageSource, Prediction, Role, Sample, Segment, UserError
 
 ORDER_MARK = "~"
 """Between the id of a question and the number of places by which its options were moved."""
+
+
+class Scoring(str, Enum):
+    """How an option is chosen."""
+
+    GENERATE = "generate"
+    LETTER = "likelihood"
+    TEXT = "likelihood-text"
+    TEXT_MEAN = "likelihood-text-mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +74,15 @@ class ChoiceBenchmark(SourcedBenchmark):
     """Base of the benchmarks of multiple-choice questions.
 
     Args:
+        scoring: ``generate`` an answer and parse it; or take the most likely option without parsing: ``likelihood`` of
+            its letter, ``likelihood-text`` of its text (sum over its tokens), ``likelihood-text-mean`` (per token; long
+            options are then not at a disadvantage).
         circular: ask every question once for each of its options, which move one place to the left each time. The
             accuracy is then over all orders, ``circular_accuracy`` over questions that are right in every one; both
             are free of a liking for a letter.
     """
 
+    scoring: Scoring = Scoring.GENERATE
     circular: bool = False
 
     def read(self) -> Iterator[Sample]:
@@ -95,6 +109,15 @@ class ChoiceBenchmark(SourcedBenchmark):
             kind=question.kind,
         )
 
+    def candidates(self, sample: Sample) -> Candidates | None:
+        """The options' letters or texts, by their letters; ``None`` if the model is to write its answer."""
+        if self.scoring is Scoring.GENERATE:
+            return None
+        letters = tuple(LETTERS[: len(sample.choices)])
+        if self.scoring is Scoring.LETTER:
+            return Candidates(letters, letters)
+        return Candidates(letters, sample.choices, per_token=self.scoring is Scoring.TEXT_MEAN)
+
     def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Accuracy by kind, the bias of letters and, where several orders were asked, the circular accuracy."""
         found = by_kind(predictions)
@@ -106,7 +129,7 @@ class ChoiceBenchmark(SourcedBenchmark):
         return found if circular is None else {**found, "circular_accuracy": circular}
 
     def identity(self) -> Mapping[str, object]:
-        return {**super().identity(), "circular": self.circular}
+        return {**super().identity(), "circular": self.circular, "scoring": self.scoring.value}
 
 
 def question_of(sample_id: str) -> str:

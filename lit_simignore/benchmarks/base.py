@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lit_simignore.types import Prediction, Sample, UserError
+from lit_simignore.types import Candidates, Prediction, Sample, UserError
 
 
 @dataclass(kw_only=True)
@@ -46,6 +46,10 @@ class Benchmark(ABC):
     @abstractmethod
     def score(self, parsed: str | None, sample: Sample) -> float | None:
         """What the parsed answer is worth, 0 to 1; ``None`` for a sample without a known answer."""
+
+    def candidates(self, sample: Sample) -> Candidates | None:
+        """The answers that the model chooses from by their likelihood; ``None`` if it is to write one."""
+        return None
 
     def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Further metrics of one method (named, finite numbers), beyond the mean score."""

@@ -15,6 +15,7 @@ from torch import nn
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, one_line
 from lit_simignore.engine.generation import Answers, Prompts, answer, prompts_of, synchronize
+from lit_simignore.engine.likelihood import choose
 from lit_simignore.engine.memory import SPLIT, Room, is_out_of_memory
 from lit_simignore.metrics.patches import carried_tokens, needed_recall
 from lit_simignore.metrics.records import Key
@@ -170,11 +171,20 @@ class _BatchWork:
                 return {}
             if len(rows) > 1 and not owner.room.fits(method.name, self._cells[rows]):
                 return self._halves(method, rows)
-            answers = answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
+            answers = self._ask(prompts, method)
         # Whatever a model or a method does wrong costs the samples concerned, not the hours before.
         except Exception as error:
             return self._after(error, method, rows)
         return {row: self._answered(method, row, answers, place) for place, row in enumerate(rows)}
+
+    def _ask(self, prompts: Prompts, method: Method) -> Answers:
+        """Answers that are written, or chosen where the benchmark gives every sample some to choose from."""
+        owner = self.owner
+        offered = [owner.benchmark.candidates(sample) for sample in prompts.samples]
+        given = [candidates for candidates in offered if candidates is not None]
+        if given and len(given) == len(offered):
+            return choose(owner.vlm, owner.processor, prompts, method.parts, given)
+        return answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
 
     def _after(self, error: Exception, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
         """What can still be had of rows that failed together: halves if there was no memory, else one by one."""
@@ -257,6 +267,7 @@ class _BatchWork:
         prediction.batch_size = len(answers.outputs)
         prediction.latency_ms = round(answers.wall_ms / len(answers.outputs), 3)
         extra: dict[str, object] = {"budget": asdict(trace.budgets[place])}
+        extra |= answers.details[place] if answers.details else {}
         if sample.sample_id in self.owner.detailed:
             prediction.kept, extra["grids"] = kept, [list(grid) for grid in grids]
         prediction.extra = extra

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Answers:
         finite: False where some logit was not a number, so that the text means nothing.
         trace: what was pruned.
         wall_ms: milliseconds that the whole batch took.
+        details: further facts for the records; empty for none.
     """
 
     outputs: list[str]
@@ -65,6 +66,7 @@ class Answers:
     finite: list[bool]
     trace: Trace
     wall_ms: float
+    details: Sequence[Mapping[str, object]] = ()
 
 
 class NaNWatch(LogitsProcessor):

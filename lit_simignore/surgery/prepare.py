@@ -61,7 +61,7 @@ def prepare(
     if not samples:
         raise UserError("prepare expects at least one sample; got none")
     opened = _open_all(samples) if images is None else _check_counts(samples, images)
-    rendered = [_render(processor, sample) for sample in samples]
+    rendered = [render(processor, sample) for sample in samples]
     encoded = _encode(processor, samples, rendered, opened)
     offsets = encoded.pop("offset_mapping")
     replaced = encoded.pop("text_replacement_offsets", [[] for _ in samples])
@@ -97,7 +97,12 @@ def _check_counts(samples: Sequence[Sample], images: Sequence[Sequence[Image.Ima
     return [list(given) for given in images]
 
 
-def _render(processor: Any, sample: Sample) -> Rendered:
+def render(processor: Any, sample: Sample) -> Rendered:
+    """The prompt of one sample in the processor's chat template, up to where the answer begins.
+
+    Raises:
+        UserError: the text holds the image token, or the template changes the text or has no room for the images.
+    """
     image_token = processor.image_token
     if image_token in sample.prompt or PLACEHOLDER in sample.prompt:
         raise UserError(
