@@ -39,9 +39,15 @@ def choose(
         log_probs = candidate_log_probs(model, prompts.inputs, tokens)
     synchronize(device)
     wall_ms = 1000 * (time.perf_counter() - start)
-    outputs, finite = [], []
-    for mine, values, ids in zip(candidates, log_probs, tokens, strict=True):
-        outputs.append(mine.names[most_likely(values, list(map(len, ids)), per_token=mine.per_token)])
-        finite.append(not any(map(math.isnan, values)))
-    details = [{"log_probs": [round(value, 4) for value in values]} for values in log_probs]
-    return Answers(outputs, finite, trace, wall_ms, details)
+    chosen = [
+        most_likely(values, list(map(len, ids)), per_token=mine.per_token)
+        for mine, values, ids in zip(candidates, log_probs, tokens, strict=True)
+    ]
+    return Answers(
+        outputs=[mine.names[place] for mine, place in zip(candidates, chosen, strict=True)],
+        tokens=[ids[place] for ids, place in zip(tokens, chosen, strict=True)],
+        finite=[not any(map(math.isnan, values)) for values in log_probs],
+        trace=trace,
+        wall_ms=wall_ms,
+        details=[{"log_probs": [round(value, 4) for value in values]} for values in log_probs],
+    )
