@@ -10,6 +10,7 @@ from functools import partial
 
 from lit_simignore.config.compose import CODE_KEY, split
 from lit_simignore.config.typed import ConfigError, refuse_in_one_line
+from lit_simignore.engine.orphans import end_with_parent
 from lit_simignore.plugins import add_plugins
 from lit_simignore.types import UserError
 
@@ -34,6 +35,7 @@ def run_command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None],
     Returns:
         0, 1 failure, 2 bad configuration, 130 interrupted, 143 terminated. Failures are one line on stderr.
     """
+    end_with_parent()
     flags = {"--help", "-h", "--cfg", "--traceback"} & set(argv)
     assignments = [argument for argument in argv if argument not in flags]
     try:

@@ -30,6 +30,8 @@ METHODS = ("baseline", "simignore")
 WORLDS = (1, 2, 3)
 PATIENCE_S = 300.0
 AGENT = "agent"
+MARK = "KILL_STORM"
+"""Environment variable that every process of an attempt inherits."""
 
 
 def main() -> int:
@@ -42,7 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:
         runs = Path(folder)
         print("the run left alone ...", flush=True)
-        if finish(start(runs, "alone", 1, "lightning", wish.samples)) != 0:
+        if finish(start(runs, "alone", 1, "lightning", wish.samples), runs) != 0:
             raise SystemExit("the run left alone failed")
         kills, rounds, bad = 0, 0, 0
         while kills < wish.kills:
@@ -63,7 +65,7 @@ def storm(runs: Path, name: str, wanted: int, draw: random.Random, samples: int)
         process = start(runs, name, world, launcher, samples)
         before, began = written(runs / name), time.monotonic()
         victim, killed = kill_one(process, runs / name, before, world, draw) if kills < wanted else ("", began)
-        status = finish(process)
+        status = finish(process, runs)
         row = f"{attempt:7d}  {launcher:9s}  {world:9d}"
         if not victim:
             print(f"{row}  none: exit status {status}", flush=True)
@@ -82,7 +84,7 @@ def storm(runs: Path, name: str, wanted: int, draw: random.Random, samples: int)
 
 
 def start(runs: Path, name: str, world: int, launcher: str, samples: int) -> subprocess.Popen[bytes]:
-    """The command as a user types it, in a session of its own."""
+    """The command as a user types it; its processes carry a mark that :func:`members` finds."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command = [
         sys.executable, *(torchrun if launcher == "torchrun" else []), "eval.py", f"run.dir={runs}", f"run.name={name}",
@@ -90,19 +92,18 @@ def start(runs: Path, name: str, world: int, launcher: str, samples: int) -> sub
         "trainer.accelerator=cpu", "trainer.progress=false", "trainer.batch_size=8",
         f"trainer.devices={'auto' if launcher == 'torchrun' else world}",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    log = (runs / f"{name}.log").open("ab")
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), MARK: str(runs)}
+    with (runs / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def finish(process: subprocess.Popen[bytes]) -> int:
+def finish(process: subprocess.Popen[bytes], runs: Path) -> int:
     """Exit status, once every process of the attempt has ended by itself."""
     deadline = time.monotonic() + PATIENCE_S
-    while process.poll() is None or members(process.pid):
+    while process.poll() is None or members(runs):
         if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
+            for pid in members(runs):
+                os.kill(pid, signal.SIGKILL)
             raise SystemExit(f"processes were still there after {PATIENCE_S:.0f} s")
         time.sleep(0.1)
     return process.returncode
@@ -119,7 +120,7 @@ def kill_one(
     records, pause = draw.randrange(0, 24 * world), draw.uniform(0, 0.3)
     while process.poll() is None:
         due = time.monotonic() >= moment if moment is not None else written(run_dir) - before > records
-        found = members(process.pid)
+        found = members(run_dir.parent)
         if due and found:
             time.sleep(pause if moment is None else 0)
             ranks = [pid for pid in sorted(found) if found[pid] != AGENT]
@@ -133,22 +134,24 @@ def kill_one(
     return "", 0.0
 
 
-def members(session: int) -> dict[int, str]:
-    """Living processes of a session by id: ``rank N``, and torchrun's agent."""
-    found = {}
+def members(runs: Path) -> dict[int, str]:
+    """Living processes of the attempt by id, wherever they hang: ``rank N``, and torchrun's agent."""
+    found, mark = {}, f"{MARK}={runs}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
             continue
         try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            if mark not in variables:
+                continue
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            variables = dict(entry.partition(b"=")[::2] for entry in (folder / "environ").read_bytes().split(b"\0"))
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] not in "ZX":
-            rank = variables.get(b"RANK", variables.get(b"LOCAL_RANK", b"")).decode()
-            agent = b"torch.distributed.run" in words
-            found[int(folder.name)] = f"rank {rank}" if rank else AGENT if agent else "rank 0"
+        if state not in "ZX":
+            values = dict(entry.partition(b"=")[::2] for entry in variables)
+            rank = values.get(b"RANK", values.get(b"LOCAL_RANK", b"0")).decode()
+            found[int(folder.name)] = AGENT if b"torch.distributed.run" in words else f"rank {rank}"
     return found
 
 

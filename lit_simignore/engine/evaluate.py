@@ -25,7 +25,7 @@ from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.fingerprint import Fingerprint, fingerprint
 from lit_simignore.engine.launch import build_trainer, quiet
 from lit_simignore.engine.memory import planned_batch_size
-from lit_simignore.engine.orphans import EndWithParent, announced_as_parent, end_with_parent
+from lit_simignore.engine.orphans import announced_as_parent, end_with_parent
 from lit_simignore.engine.progress import EvaluationBar
 from lit_simignore.engine.resume import Resume, was_restarted
 from lit_simignore.engine.settings import EvaluationSettings as EvaluationSettings
@@ -137,7 +137,7 @@ class _Evaluation:
         return trainer.strategy.broadcast(summary, src=0)
 
     def _callbacks(self, resume: Resume) -> list[L.Callback]:
-        return [EndWithParent(), resume, ExitOnSigterm(), *([EvaluationBar()] if self.settings.progress else [])]
+        return [resume, ExitOnSigterm(), *([EvaluationBar()] if self.settings.progress else [])]
 
     def _answer(self, trainer: L.Trainer, resume: Resume) -> None:
         """The test loop; whatever ends it early, what is there is summed up before it goes on upwards."""

@@ -13,10 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import lightning as L
-
-from lit_simignore.engine.signals import TERMINATED
-
 _PARENT = "LIT_SIMIGNORE_PARENT"
 _EVERY_S = 0.5
 _GRACE_S = 5.0
@@ -37,16 +33,8 @@ def announced_as_parent(starts_others: bool) -> Iterator[None]:
         os.environ.pop(_PARENT, None)
 
 
-class EndWithParent(L.Callback):
-    """Starts the watch in processes that begin with the test, which forked ones do."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Watch from here on."""
-        end_with_parent()
-
-
 def end_with_parent() -> None:
-    """Watch the parent from a thread, where there is one to watch; may be called again.
+    """Watch the parent from a thread, where there is one to watch; may be called again, and should be called early.
 
     A process that was started by hand, or by SLURM, has no such parent: its shell may go home.
     """
@@ -70,4 +58,4 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     # Within a collective the main thread hears no signal. What was recorded is on disk.
-    os._exit(TERMINATED)
+    os._exit(128 + signal.SIGTERM)

@@ -20,6 +20,8 @@ from lit_simignore.types import UserError
 
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 _PAUSE_S = 0.05
+_AGENT_IS_THERE = timedelta(minutes=2)
+"""How long to look for the agent, which was there before this process: if it is not, it is dead."""
 
 _opened: list[dist.TCPStore] = []
 """Process 0's store, held until the process group, which is made later, shares its server."""
@@ -39,7 +41,7 @@ def meet_anew(timeout: timedelta) -> None:
     if os.environ.get(_AGENT_STORE) != str(True) or dist.is_initialized():
         return
     host, rank, world_size = os.environ["MASTER_ADDR"], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    agent = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    agent = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=min(timeout, _AGENT_IS_THERE))
     board = dist.PrefixStore("lit_simignore", agent)
     if rank == 0:
         # Port 0 is one that is free, and it is taken from now on: nobody else can get it before the group is made.

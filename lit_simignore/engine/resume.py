@@ -15,6 +15,7 @@ from lit_simignore.data.datamodule import SampleDataModule
 from lit_simignore.data.sharding import check_samples
 from lit_simignore.engine.evaluator import LitEvaluator
 from lit_simignore.engine.fingerprint import Fingerprint
+from lit_simignore.engine.orphans import end_with_parent
 from lit_simignore.engine.store import PredictionStore, answered, check_same_data, pending_samples
 from lit_simignore.metrics.records import Key
 from lit_simignore.types import Sample, UserError
@@ -65,6 +66,7 @@ class Resume(L.Callback):
             UserError: the folder holds another run, or other data, or is another folder in another process; in every
                 process, so that none waits for another.
         """
+        end_with_parent()  # here too, for a forked process begins with the test
         plan = self._shared_plan(trainer)
         self._check_shared(trainer, plan.nonce)
         if plan.pending:
