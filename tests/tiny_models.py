@@ -40,6 +40,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 
+DECODER: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+"""A decoder with grouped-query attention and four layers; its words are another matter."""
+
 
 def reinitialise(model: nn.Module, seed: int = 0) -> None:
     """Weights with gain above one and unit embeddings, so that random models react to every input."""
@@ -95,19 +109,6 @@ def tiny_processor(chat_template: str | None = CHAT_TEMPLATE) -> LlavaProcessor:
 def tiny_llava(attention: str = "sdpa", seed: int = 0, **text: Any) -> LlavaForConditionalGeneration:
     """A random LLaVA with grouped-query attention, 4 layers, 16 visual tokens per image, in float32."""
     vocab_size = len(dict.fromkeys((*SPECIAL, *WORDS)))
-    decoder: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "tie_word_embeddings": False,
-    }
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32,
@@ -117,7 +118,7 @@ def tiny_llava(attention: str = "sdpa", seed: int = 0, **text: Any) -> LlavaForC
             image_size=IMAGE_SIDE,
             patch_size=PATCH,
         ),
-        text_config=LlamaConfig(**{**decoder, **text}),
+        text_config=LlamaConfig(**{**DECODER, "vocab_size": vocab_size, **text}),
         image_token_id=SPECIAL.index("<image>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

@@ -86,3 +86,13 @@ def random_image(num_patches: int, width: int = 8, num_heads: int = 2, seed: int
         text_tower=draw(2, width),
         project=identity,
     )
+
+
+def prumerge_features(reference: Released) -> Features:
+    """What PruMerge and PruMerge+ read."""
+    return vision_features(
+        reference["hidden_states"][0],
+        vision_last_cls_query=reference["queries"][0, :1],
+        vision_last_cls_key=reference["keys"][0, :1],
+        vision_last_keys=reference["keys"][0, 1:],
+    )

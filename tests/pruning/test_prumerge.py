@@ -8,22 +8,13 @@ import torch
 from lit_simignore.pruning.base import Features
 from lit_simignore.pruning.prumerge import PruMerge
 from lit_simignore.types import UserError
-from tests.pruning.released import Released, random_image, released, vision_features
-
-
-def features_of(reference: Released) -> Features:
-    return vision_features(
-        reference["hidden_states"][0],
-        vision_last_cls_query=reference["queries"][0, :1],
-        vision_last_cls_key=reference["keys"][0, :1],
-        vision_last_keys=reference["keys"][0, 1:],
-    )
+from tests.pruning.released import prumerge_features, random_image, released
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_released_preset_emits_the_released_rows_in_their_order(seed: int) -> None:
     reference = released("prumerge", seed)
-    selection = PruMerge.preset("released").choose(features_of(reference))
+    selection = PruMerge.preset("released").choose(prumerge_features(reference))
     assert selection.merged is not None and selection.sources is not None and selection.scores is not None
     torch.testing.assert_close(selection.scores, reference["cls_attention"][0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(selection.merged, reference["output_tokens"][0], atol=1e-4, rtol=0)
@@ -36,7 +27,7 @@ def test_the_released_preset_emits_the_released_rows_in_their_order(seed: int) -
 @pytest.mark.parametrize("seed", [0, 1])
 def test_in_place_the_slots_are_the_released_tokens_and_one_more(seed: int) -> None:
     reference = released("prumerge", seed)
-    selection = PruMerge().choose(features_of(reference))
+    selection = PruMerge().choose(prumerge_features(reference))
     expected = set(reference["kept_sorted"].tolist())
     (further,) = set(selection.kept.tolist()) - expected
     assert selection.merged is not None and set(selection.kept.tolist()) >= expected

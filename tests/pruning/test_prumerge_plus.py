@@ -5,22 +5,13 @@ import torch
 
 from lit_simignore.pruning.base import Features
 from lit_simignore.pruning.prumerge_plus import PruMergePlus
-from tests.pruning.released import Released, random_image, released, vision_features
-
-
-def features_of(reference: Released) -> Features:
-    return vision_features(
-        reference["hidden_states"][0],
-        vision_last_cls_query=reference["queries"][0, :1],
-        vision_last_cls_key=reference["keys"][0, :1],
-        vision_last_keys=reference["keys"][0, 1:],
-    )
+from tests.pruning.released import prumerge_features, random_image, released
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_released_preset_emits_the_released_rows_in_their_order(seed: int) -> None:
     reference = released("prumerge_plus", seed)
-    selection = PruMergePlus.preset("released").choose(features_of(reference))
+    selection = PruMergePlus.preset("released").choose(prumerge_features(reference))
     assert selection.merged is not None and selection.sources is not None
     torch.testing.assert_close(selection.merged, reference["output_tokens"][0], atol=1e-4, rtol=0)
     kept = set(range(reference.count("num_patches"))) - set(selection.sources[-1])

@@ -20,17 +20,7 @@ from lit_simignore.surgery.columns import visual_columns
 from lit_simignore.surgery.families import FAMILIES, family_of
 from lit_simignore.types import Selection, UserError
 from tests.masked_reference import generate, num_hooks
-from tests.tiny_models import tiny_batch, tiny_llava
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llava()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
+from tests.tiny_models import tiny_llava
 
 
 def refusal(model, *parts, **options) -> str:

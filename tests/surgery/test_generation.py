@@ -26,16 +26,6 @@ MODES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llava()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
-
-
 def expected_inputs(batch, trace, pruner):
     return reference_inputs(batch.inputs, trace.kept, renumber=pruner.positions == "renumber")
 

@@ -23,11 +23,10 @@ from lit_simignore.surgery import cache, choose, decode, hooks, prefill, prompt,
 from lit_simignore.surgery.attach import attach
 from tests.masked_reference import HiddenFromLayers, distance, generate, hidden_by_stage, reference_inputs
 from tests.method_reference import Oracle, Recorded
+from tests.surgery.parts_inside import RaggedAt
 from tests.surgery.test_generation import first_turn, second_turn
 from tests.surgery.test_stage0 import Ragged
-from tests.surgery.test_stages import RaggedAt
 from tests.tiny_families import tiny_family, tiny_family_batch
-from tests.tiny_models import tiny_batch, tiny_llava
 
 TOLERANCE = 3e-4
 NOTICED = 1.0
@@ -184,16 +183,6 @@ def deepstack_not_filtered(monkeypatch):
 
 
 # -- what notices them
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llava()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
 
 
 def worst(model: Any, batch: Any, parts: tuple[Any, ...]) -> float:

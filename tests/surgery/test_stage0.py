@@ -38,11 +38,6 @@ def model(request):
     return tiny_llava(request.param)
 
 
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
-
-
 PRUNERS = [
     pytest.param(Simignore(num_keep=4), id="equal counts"),
     pytest.param(Ragged(), id="ragged"),

@@ -13,16 +13,6 @@ from tests.surgery.test_stage0 import Ragged, flipped
 from tests.tiny_models import tiny_batch, tiny_llava
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llava()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
-
-
 def answer_labels(inputs, last=6):
     """The last real tokens of every row are what the model learns."""
     labels = torch.full_like(inputs["input_ids"], -100)
