@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_simignore.engine.finetune_checkpoints import FOLDER
-from lit_simignore.engine.launch import _check_world, _strategy, _world
+from lit_simignore.engine.launch import _check_world, _count, _strategy, _world
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import ExitOnSigterm
 from lit_simignore.types import UserError
@@ -93,6 +93,7 @@ def _training_strategy(settings: EvaluationSettings, devices: int | str, num_nod
         return _strategy(settings, devices, num_nodes)
     # One file, whole, in the first process: checkpoints do not depend on how many processes wrote them.
     return ModelParallelStrategy(
+        data_parallel_size=_count(devices, settings.accelerator) * num_nodes,
         tensor_parallel_size=1,
         save_distributed_checkpoint=False,
         timeout=timedelta(hours=settings.timeout_hours),
