@@ -1,9 +1,10 @@
-"""``python -m tests.engine.run_finetune [dies=STEP:SIGNAL] KEY=VALUE ...``: ``train.py`` that kills itself in a step."""
+"""``python -m tests.engine.run_finetune [dies=STEP:SIGNAL] KEY=VALUE ...``: ``train.py`` that ends itself in a step."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -23,13 +24,19 @@ class Dies(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def main(argv: list[str]) -> int:
+def dying_in(step: int, number: int) -> Callable[..., L.Trainer]:
+    """What builds the trainer, with a callback more."""
     build = finetune_launch.build_training
+
+    def built(settings: Any, folder: Any, callbacks: Sequence[L.Callback], **options: Any) -> L.Trainer:
+        return build(settings, folder, [*callbacks, Dies(step, number)], **options)
+
+    return built
+
+
+def main(argv: list[str]) -> int:
     for said in (argument for argument in argv if argument.startswith("dies=")):
-        step, number = map(int, said.removeprefix("dies=").split(":"))
-        finetune.build_training = lambda settings, folder, callbacks, **options: build(
-            settings, folder, [*callbacks, Dies(step, number)], **options
-        )
+        finetune.build_training = dying_in(*map(int, said.removeprefix("dies=").split(":")))
     return cli.train_main([argument for argument in argv if not argument.startswith("dies=")])
 
 

@@ -32,7 +32,8 @@ def talks() -> list[Conversation]:
     found = conversations(8, lengths=True)
     asked = found[1].turns[0]
     bare = replace(asked, parts=tuple(part for part in asked.parts if part is not None))
-    return [replace(talk, turns=(bare, talk.turns[1]), images=()) if i % 4 < 2 else talk for i, talk in enumerate(found)]
+    without = [replace(talk, turns=(bare, talk.turns[1]), images=()) for talk in found]
+    return [without[i] if i % 4 < 2 else talk for i, talk in enumerate(found)]
 
 
 def train(folder: Path, kind: str, **run: Any) -> list[float]:
