@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import ClassVar
 
 from lit_simignore.benchmarks._letters import INSTRUCTION, LETTERS
 from lit_simignore.benchmarks._names import metric_name
@@ -84,6 +85,8 @@ class ChoiceBenchmark(SourcedBenchmark):
 
     scoring: Scoring = Scoring.GENERATE
     circular: bool = False
+
+    headline: ClassVar[tuple[str, ...]] = ("circular_accuracy",)
 
     def read(self) -> Iterator[Sample]:
         for question in self.questions():

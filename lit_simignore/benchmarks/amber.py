@@ -53,6 +53,9 @@ class AMBER(SourcedBenchmark):
         "amber/1": Protocol(bare, reads(parse_amber)),
         "llava/1": Protocol(short, reads(parse_yes_no)),
     }
+    headline: ClassVar[tuple[str, ...]] = (
+        "generative_chair", "generative_cover", "generative_hal", "generative_cog", "discriminative_f1",
+    )  # fmt: skip
     patterns: ClassVar[tuple[str, ...]] = ("query/query_all.json", "data/query/query_all.json", "query_all.json")
     image_folders: ClassVar[tuple[str, ...]] = ("image", "images", "../image", "data/image", "data/images")
     max_new_tokens: ClassVar[int] = 512

@@ -23,6 +23,9 @@ class Benchmark(ABC):
     max_new_tokens: ClassVar[int] = 16
     """Enough for every valid answer."""
 
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Names of those numbers of :meth:`aggregate` that are quoted most: the terminal shows them beside the accuracy."""
+
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"benchmark.limit must be at least 1, or null for all samples; got {self.limit}")

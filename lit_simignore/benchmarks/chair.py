@@ -65,6 +65,7 @@ class CHAIR(SourcedBenchmark):
         "corrected/1": Protocol(bare, _unread),
         "released/1": Protocol(bare, _unread),
     }
+    headline: ClassVar[tuple[str, ...]] = ("chair_s", "chair_i", "recall", "mean_length")
     patterns: ClassVar[tuple[str, ...]] = ("annotations/instances_{split}.json", "instances_{split}.json")
     image_folders: ClassVar[tuple[str, ...]] = ("val2014", "images", "images/val2014", "train2014", "../val2014")
     max_new_tokens: ClassVar[int] = 512

@@ -56,6 +56,7 @@ class GQA(SourcedBenchmark):
         "llava/1": Protocol(short, reads(_read_llava)),
         "lmms-eval/1": Protocol(short, reads(_read_lmms_eval)),
     }
+    headline: ClassVar[tuple[str, ...]] = ("open_accuracy", "binary_accuracy")
     patterns: ClassVar[tuple[str, ...]] = ("{split}_balanced_questions.json", "{subset}/{split}-*.parquet")
     image_folders: ClassVar[tuple[str, ...]] = ("images", "../images")
     max_new_tokens: ClassVar[int] = 16

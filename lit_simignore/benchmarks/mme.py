@@ -52,6 +52,7 @@ class MME(SourcedBenchmark):
         "mme/1": Protocol(bare, reads(parse_mme)),
         "lmms-eval/1": Protocol(_short, reads(parse_mme_lmms_eval)),
     }
+    headline: ClassVar[tuple[str, ...]] = ("perception_score", "cognition_score")
     patterns: ClassVar[tuple[str, ...]] = (
         "*/*.txt", "*/questions_answers_YN/*.txt", "*/*/questions_answers_YN/*.txt", "**/{split}-*.parquet",
     )  # fmt: skip

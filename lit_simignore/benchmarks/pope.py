@@ -58,6 +58,7 @@ class POPE(SourcedBenchmark):
         "lmms-eval/1": Protocol(short, reads(parse_exact_yes_no)),
         "strict/1": Protocol(short, reads(parse_yes_no)),
     }
+    headline: ClassVar[tuple[str, ...]] = ("mean_f1", "random_f1", "popular_f1", "adversarial_f1")
     patterns: ClassVar[tuple[str, ...]] = ("{source}_pope_*.json", "**/{split}-*.parquet", "*.parquet")
     image_folders: ClassVar[tuple[str, ...]] = ("images", "val2014", "images/val2014", "../val2014", "../images")
     max_new_tokens: ClassVar[int] = 16

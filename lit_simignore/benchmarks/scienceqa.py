@@ -60,6 +60,7 @@ class ScienceQA(ChoiceBenchmark):
         "lmms-eval/1": Protocol(context_lines, reads(parse_letter_or_dotted)),
         "lenient/1": Protocol(letter_segments, parse_option),
     }
+    headline: ClassVar[tuple[str, ...]] = ("img_accuracy", "circular_accuracy")
     patterns: ClassVar[tuple[str, ...]] = ("{split}-*.parquet", "*/{split}-*.parquet")
     max_new_tokens: ClassVar[int] = 16
 

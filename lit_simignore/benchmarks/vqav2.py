@@ -42,6 +42,7 @@ class VQAv2(SoftAnswerBenchmark):
     split: str = "validation"
 
     protocols: ClassVar[Mapping[str, Protocol]] = {"llava/1": Protocol(short, reads(read_answer))}
+    headline: ClassVar[tuple[str, ...]] = ("yes_no_accuracy", "number_accuracy", "other_accuracy")
     patterns: ClassVar[tuple[str, ...]] = ("v2_OpenEnded_mscoco_{split}_questions.json", "**/{split}-*.parquet")
 
     @property

@@ -208,6 +208,7 @@ class _Evaluation:
             "model": self.model_name,
             "benchmark": self.settings.benchmark_name or type(self.benchmark).__name__,
             "protocol": self.benchmark.protocol,
+            "headline": list(self.benchmark.headline),
             "seed": self.settings.seed,
             "created": manifest.get("created", ""),
             "command": self.settings.command,

@@ -90,6 +90,13 @@ class RunView:
         """Whether every sample has been through every method."""
         return self.run.get("complete") is not False
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the benchmark's own numbers that are quoted most, as far as some method has them."""
+        value = self.run.get("headline")
+        names = [str(name) for name in value] if isinstance(value, list | tuple) else []
+        return tuple(name for name in names if any(row.extra.get(name) is not None for row in self.rows))
+
     def fact(self, key: str) -> str:
         """One fact about the run as one line of text; empty if it is not known."""
         value = self.run.get(key)

@@ -44,7 +44,8 @@ def render_table(summary: Mapping[str, object]) -> str:
         UserError: ``summary`` has no list of methods.
     """
     view = read_summary(summary)
-    blocks = [_title(view), _grid(view) if view.rows else [], _wrapped([headline(view)]), _footer(view)]
+    grid = _grid(view) if view.rows else []
+    blocks = [_title(view), grid, _own_numbers(view), _wrapped([headline(view)]), _footer(view)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -65,8 +66,21 @@ def _wrapped(lines: Sequence[str], bullet: str = "") -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent=bullet)]
 
 
+def _own_numbers(view: RunView) -> list[str]:
+    """The benchmark's own numbers, on the scale of its papers."""
+    columns: list[_Column] = []
+    for name in view.headline:
+        first, _, last = formats.one_line(name).replace("_", " ").rpartition(" ")
+        cells = tuple(formats.significant(row.extra.get(name)) for row in view.rows)
+        columns.append(_Column((first, last), cells, rank=len(columns)))
+    return _grid_of(view, columns) if columns else []
+
+
 def _grid(view: RunView) -> list[str]:
-    columns = [column for column in _columns(view) if any(cell != MISSING for cell in column.cells)]
+    return _grid_of(view, [column for column in _columns(view) if any(cell != MISSING for cell in column.cells)])
+
+
+def _grid_of(view: RunView, columns: list[_Column]) -> list[str]:
     names = [row.name for row in view.rows]
     wanted = min(max(map(_width, [*names, "method"])), 40)
     while columns and _total(columns) + wanted > WIDTH:

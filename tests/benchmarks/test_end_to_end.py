@@ -38,6 +38,7 @@ def test_the_command_answers_the_official_layout(name: str, tmp_path: Path) -> N
     assert summary["run"]["num_samples"] == len(samples) and summary["run"]["complete"]
     assert row["errors"] == 0
     assert row["n"] == sum(sample.answer is not None for sample in samples)
+    assert set(summary["run"]["headline"]) - {"circular_accuracy"} <= set(row["extra"])
     assert set(row["extra"]) or name in ("jsonl", "textvqa")
     lines = [json.loads(line) for file in (tmp_path / "run").glob("predictions-*") for line in file.open()]
     assert {line["sample_id"] for line in lines} == {sample.sample_id for sample in samples}

@@ -156,3 +156,18 @@ def test_what_merged_rows_carry_has_a_column_only_where_something_is_merged() ->
     assert "merged %" not in render_table(plain)
     grid = _grid(render_table(merging))
     assert "merged %" in grid[1] and "100.0" in grid[-1].split()
+
+
+def test_the_numbers_that_a_benchmark_is_quoted_by_have_a_table_of_their_own() -> None:
+    rows = [
+        _row("baseline", extra={"mean_f1": 0.8571, "score_of_all": 1511.25, "hidden": 1.0}),
+        _row("random", extra={"mean_f1": None}),
+    ]
+    text = render_table({"run": {"headline": ["mean_f1", "score_of_all", "absent", 3]}, "methods": rows})
+    block = next(part for part in text.split("\n\n") if "f1" in part).splitlines()
+    assert block[0].split() == ["mean", "score", "of"]
+    assert block[1].split() == ["method", "f1", "all"]
+    assert [line.split() for line in block[3:]] == [["baseline", "0.857", "1,511"], ["random", "-", "-"]]
+    for odd in ({"headline": "mean_f1"}, {"headline": None}, {}):
+        assert "hidden" not in render_table({"run": odd, "methods": rows})
+        assert "f1" not in render_table({"run": odd, "methods": rows})
