@@ -159,8 +159,8 @@ class Oracle:
             # that these are the rows that visual tokens are made of is shown by tests/contracts/test_family_towers.py
             assert self.taps is not None
             visual = self.batch.inputs["input_ids"] == IMAGE_ID
-            slots = SimpleNamespace(original=visual.long().cumsum(1) - 1)
-            live: Any = self.taps.enrich(self.batch.num_visual, slots)  # type: ignore[arg-type]
+            slots: Any = SimpleNamespace(original=visual.long().cumsum(1) - 1, visual=visual)
+            live: Any = self.taps.enrich(slots, rows)
             features = live(LIVE, features, merge.row, merge.live, merge.live)
         merged = merge.stage.choose(features).merged
         assert merged is not None

@@ -272,7 +272,7 @@ class Attachment:
         """Run the pruners before the decoder; its new arguments, or ``None`` if everything stays as it is."""
         enrich = None
         if self.vision is not None and any(call.num_visual):
-            enrich = self.vision.enrich(slots.visual.long().sum(dim=1).tolist(), slots)
+            enrich = self.vision.enrich(slots, inputs["inputs_embeds"])
         place = Place(prefill.prompt, slots, call, enrich=enrich)
         chosen = choose_visual(place, inputs["inputs_embeds"], self.entry)
         if torch.equal(chosen.keep, slots.alive) and not chosen.merged:

@@ -25,6 +25,8 @@ from lit_simignore.types import UserError
 ATTENTION_NEEDS = frozenset({Need.VISION_ATTENTION, Need.VISION_KEYS})
 QUERIES_AT_ONCE = 256
 """Rows of attention that are held at a time where every patch is asked what it attends to."""
+SAME_ROW = 0.05
+"""Relative distance up to which two rows are one: projected alone, a row differs by the rounding of half precision."""
 
 _SEEN: ContextVar[Seen | None] = ContextVar("lit_simignore_vision", default=None)
 
@@ -66,17 +68,17 @@ class VisionTaps:
             seen.hidden = self.tower.rows(output)
             seen.finished = True
 
-    def enrich(self, num_visual: list[int], slots: Slots) -> VisionFeatures:
+    def enrich(self, slots: Slots, embeds: Tensor) -> VisionFeatures:
         """What fills in the features of a prefill.
 
         Args:
-            num_visual: visual tokens of every row of the call, beams included.
             slots: the whole prompt.
+            embeds: ``(B, N, D)`` rows that enter the decoder.
 
         Raises:
-            UserError: the tower did not see this prefill's images, or they cannot be told apart.
+            UserError: the tower did not see this prefill's images, or saw others since, or they cannot be told apart.
         """
-        seen = _SEEN.get()
+        seen, num_visual = _SEEN.get(), slots.visual.long().sum(dim=1).tolist()
         layout = None if seen is None or seen.hidden is None else self.tower.layout(seen)
         rows, total = 0 if layout is None else layout.picture.shape[0], sum(num_visual)
         if seen is None or layout is None or not rows or total % rows:
@@ -84,7 +86,13 @@ class VisionTaps:
                 f"the prompt has {total} visual tokens and the vision tower last made {rows}: give the images to the "
                 "same call, as pixel_values, or take a rule that asks nothing of the vision tower"
             )
-        return VisionFeatures(self.tower, seen, layout, num_visual, total // rows, slots)
+        features = VisionFeatures(self.tower, seen, layout, num_visual, total // rows, slots)
+        if not features.made(embeds[slots.visual]):
+            raise UserError(
+                "the vision tower last encoded other images than those of this prompt: encode a prompt's images right "
+                "before it, or give them to the same call, as pixel_values"
+            )
+        return features
 
 
 class VisionFeatures:
@@ -121,6 +129,18 @@ class VisionFeatures:
         if Need.PROJECTOR in needs:
             found["project"] = self.tower.projector
         return replace(features, **found)
+
+    def made(self, rows: Tensor) -> bool:
+        """Whether a visual token of the prompt is what the tower's rows are projected to; waits for the device.
+
+        Args:
+            rows: ``(sum of visual tokens, D)`` of the whole call.
+        """
+        shown = (self.layout.picture >= 0).nonzero()[:1, 0]
+        with torch.no_grad():
+            made = self.tower.projector(self._combined(self._spread(self._patches, shown), 1)).float()
+        first = rows.detach()[shown.to(rows.device)].to(made)
+        return bool((made - first).norm() <= SAME_ROW * first.norm())
 
     def _pictures(self, tokens: Tensor) -> Tensor:
         """Ascending numbers of the pictures that the tokens show."""

@@ -162,6 +162,21 @@ def test_images_that_the_tower_did_not_see_are_refused():
             model(**inputs)
 
 
+def test_images_that_were_encoded_before_others_are_refused():
+    model, batch = tiny_llava(), tiny_batch((1, 1))
+    pixels, inputs = batch.inputs["pixel_values"], dict(batch.inputs)
+    inputs.pop("pixel_values")
+    with torch.no_grad(), attach(model, FasterVLM(num_keep=5), spans=batch.spans) as trace:
+        model(**batch.inputs)
+        expected = trace.kept
+        other = model.get_image_features(pixels.flip(0), return_dict=True)
+        encoded = model.get_image_features(pixels, return_dict=True)
+        model(**inputs, mm_encoder_outputs={"image": encoded})
+        assert all(torch.equal(one, two) for one, two in zip(trace.kept, expected, strict=True))
+        with pytest.raises(UserError, match="last encoded other images"):
+            model(**inputs, mm_encoder_outputs={"image": other})
+
+
 def test_what_the_tower_computed_is_forgotten_after_the_block():
     from lit_simignore.surgery.vision import _SEEN
 
