@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lit_simignore.engine.finetune_tuning import Tuning as Tuning
     from lit_simignore.engine.finetuner import LitFinetuner as LitFinetuner
     from lit_simignore.engine.finetuner import Optimization as Optimization
+    from lit_simignore.interventions.eah import EAH as EAH
     from lit_simignore.metrics.compare import compare as compare
     from lit_simignore.plugins import add_plugins as add_plugins
     from lit_simignore.pruning.fastv import FastV as FastV
@@ -84,7 +85,7 @@ _HOME = {
 }
 """The public names and the module below this package that defines each; scanned classes come on top."""
 
-__all__ = [*_HOME, "FastV", "Simignore"]  # noqa: PLE0604 - keys of a dict of strings
+__all__ = [*_HOME, "EAH", "FastV", "Simignore"]  # noqa: PLE0604 - keys of a dict of strings
 
 
 def __getattr__(name: str) -> Any:

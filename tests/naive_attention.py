@@ -127,18 +127,20 @@ def broadcast_densest(layer: Layer, *, scale: float = 1.25) -> Tensor:
     """EAH as corrected: mean over the other rows that see a column, threshold in 1 / length, ties by mass."""
     maps = layer.logits.softmax(-1)
     if layer.prefill:
-        best, columns = None, layer.visual.nonzero()[:, 0].tolist()
+        best, columns, counts = None, layer.visual.nonzero()[:, 0].tolist(), []
+        shown = maps.detach()
         rows = layer.real.nonzero()[:, 0].tolist()
         for head in range(len(maps)):
             count, mass = 0, 0.0
             for column in columns:
                 others = [row for row in rows if row != column and layer.logits[head, row, column] > -torch.inf]
-                mean = sum(float(maps[head, row, column]) for row in others) / len(others) if others else 0.0
+                mean = sum(float(shown[head, row, column]) for row in others) / len(others) if others else 0.0
                 count += mean > scale / len(rows)
                 mass += mean
+            counts.append(count)
             if count and (best is None or (count, mass) > best[:2]):
                 best = (count, mass, head)
-        layer.memory["head"] = None if best is None else best[2]
+        layer.memory |= {"head": None if best is None else best[2], "counts": counts}
     head = layer.memory["head"]
     return maps if head is None else maps[head].expand_as(maps)
 
@@ -147,12 +149,13 @@ def boost_image(layer: Layer, *, alpha: float = 0.2) -> Tensor:
     """PAI: the row that predicts the next token pays more to the image."""
     if not bool(layer.visual.any()):
         return layer.logits.softmax(-1)
-    logits = layer.logits.clone()
-    rows = [int(layer.real.nonzero()[-1, 0])] if layer.prefill else range(logits.shape[1])
+    boosted = torch.zeros_like(layer.logits)
+    rows = [int(layer.real.nonzero()[-1, 0])] if layer.prefill else range(layer.logits.shape[1])
     for row in rows:
         for column in layer.visual.nonzero()[:, 0].tolist():
-            logits[:, row, column] += alpha * logits[:, row, column].abs()
-    return logits.softmax(-1)
+            boosted[:, row, column] = alpha
+    finite = layer.logits.masked_fill(layer.logits == -torch.inf, 0)
+    return (layer.logits + boosted * finite.abs()).softmax(-1)
 
 
 def ablate(layer: Layer, *, heads: Sequence[int], mode: str) -> Tensor:

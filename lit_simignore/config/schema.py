@@ -253,7 +253,7 @@ class EvalConfig:
     model: ModelConfig
     benchmark: dict[str, Any] = field(default_factory=lambda: {"name": "shapesqa"})
     methods: list[str] = field(
-        default_factory=lambda: ["baseline", "simignore", "random", "stride", "least-similar", "text-only"]
+        default_factory=lambda: ["baseline", "simignore", "random", "stride", "least-similar", "text-only", "eah"]
     )
     method: dict[str, Any] = field(default_factory=dict)
     budget: str | None = None
