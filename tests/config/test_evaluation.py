@@ -13,7 +13,7 @@ from lit_simignore.config.evaluation import compose_evaluation
 from lit_simignore.config.typed import ConfigError
 from lit_simignore.pruning.simignore import Simignore
 
-DEFAULT_METHODS = ["baseline", "simignore", "random", "stride", "least-similar", "text-only"]
+DEFAULT_METHODS = ["baseline", "simignore", "random", "stride", "least-similar", "text-only", "eah"]
 
 
 def name_of(*assignments: str) -> str:
