@@ -110,6 +110,22 @@ def trained_logits_before() -> torch.Tensor:
         return tiny_llava()(**tiny_batch().inputs).logits
 
 
+def test_early_stopping_ends_after_validations_without_a_better_one(tmp_path: Path) -> None:
+    class Always(Toy):
+        def score(self, parsed: str | None, sample: Any) -> float | None:
+            return 1.0
+
+    asked = Evaluations(Always(), (BASELINE, PRUNED), before=False, after=False)
+    wish = FinetuneSettings(
+        steps=8, batch_size=2, validate_every=1, validation_samples=2, patience=2, checkpoint_every=1, run=settings()
+    )
+    finetune(model_and_processor, talks(), PRUNED, tmp_path, wish, asked)
+    assert [line["step"] for line in validations(tmp_path)] == [1, 2, 3]
+    assert validations(tmp_path)[0]["accuracy"] == {"baseline": 1.0, "simignore": 1.0}
+    assert {"prompt", "answer", "output", "score", "num_kept"} == set(validations(tmp_path)[0]["samples"][0])
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_settings_that_lose_precision_are_refused() -> None:
     from lit_simignore.types import UserError
 
