@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from lit_simignore.attribution.heads import sink_counts
 from lit_simignore.benchmarks.base import Benchmark
-from lit_simignore.data.collate import open_sample
 from lit_simignore.engine.fingerprint import digest
+from lit_simignore.engine.flow_batches import Batches
 from lit_simignore.engine.flow_clusters import leave_clusters_out
 from lit_simignore.engine.flow_store import FlowStore, check_plan
-from lit_simignore.engine.flow_truncation import truncation_sweep
-from lit_simignore.engine.generation import prompts_of
+from lit_simignore.engine.flow_truncation import swept_layers, truncation_sweep
+from lit_simignore.engine.generation import Prompts
 from lit_simignore.engine.launch import quiet
 from lit_simignore.engine.own_answers import own_answers
 from lit_simignore.engine.settings import EvaluationSettings
@@ -121,13 +121,19 @@ def _place(model: nn.Module, accelerator: str) -> None:
         model.to(torch.accelerator.current_accelerator())
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """One sample with its own answer and where that came from."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reduced:
+    """What is left of one sample's flow for the means. ``on_needed`` is ``(3, N)``, NaN where unknown."""
 
-    sample: Sample
-    output: str
-    flow: Flow
+    sample_id: str
+    group: str
+    layers: tuple[int, ...]
+    shares: Tensor
+    even: Tensor
+    image_by_head: Tensor
+    sinks: Tensor
+    on_needed: Tensor
+    needed_area: float
 
 
 class _Analysis:
@@ -147,6 +153,7 @@ class _Analysis:
 
     def run(self) -> None:
         plan = self.plan
+        swept_layers(self.model, plan.layers)  # refuses a layer that there is not before anything is computed
         maps = plan.numbers("layers", "target", "queries", "smooth", "sigma")
         chosen = self._spread(plan.samples)
         names = {"averages", "samples"}
@@ -178,52 +185,45 @@ class _Analysis:
 
     # -- parts
 
-    def look(self, samples: Sequence[Sample]) -> Iterator[Looked]:
-        """The samples that can be opened, with their own answers."""
-        size = self.plan.batch_size
-        for start in range(0, len(samples), size):
-            opened = [entry for entry in map(open_sample, samples[start : start + size]) if entry.error is None]
-            if not opened:
-                continue
-            prompts = prompts_of(
-                self.processor, [entry.sample for entry in opened], [entry.images for entry in opened], self.model
-            )
-            outputs, answers = own_answers(self.model, self.processor, prompts, self.max_new_tokens)
-            smoothing = SmoothGrad(sigma=self.plan.sigma, num_samples=self.plan.smooth) if self.plan.smooth else None
-            flows = information_flow(
-                self.model, prompts.inputs, answers, spans=prompts.spans, layers=self.plan.layers or None,
-                queries=self.plan.queries, target=self.plan.target, smoothing=smoothing,
-            )  # fmt: skip
-            yield from map(Looked, prompts.samples, outputs, flows)
+    def _look(self, prompts: Prompts) -> list[tuple[str, Flow]]:
+        """The model's own answers and where they come from."""
+        plan = self.plan
+        outputs, answers = own_answers(self.model, self.processor, prompts, self.max_new_tokens)
+        smoothing = SmoothGrad(sigma=plan.sigma, num_samples=plan.smooth) if plan.smooth else None
+        flows = information_flow(
+            self.model, prompts.inputs, answers, spans=prompts.spans, layers=plan.layers or None, queries=plan.queries,
+            target=plan.target, smoothing=smoothing,
+        )  # fmt: skip
+        return list(zip(outputs, flows, strict=True))
 
     def _averages(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        found = list(self.look(samples))
+        batches = Batches(self.model, self.processor, self.plan.batch_size)
+        # maps are reduced as they come: those of all samples together would fill the memory
+        found = [_reduced(sample, flow) for sample, (_, flow) in batches.run(samples, self._look)]
         if not found:
-            raise UserError("analysis=flow: none of the chosen samples' images can be opened")
-        needed = [_on_needed(looked) for looked in found]
-        flows = [looked.flow for looked in found]
-        groups = [looked.sample.group_id for looked in found]
-        on_needed = torch.stack([share for share, _ in needed])
-        shares = torch.stack([flow.shares for flow in flows])
+            why = next(iter(batches.left_out.values()), "no samples")
+            raise UserError(f"analysis=flow: none of {len(samples)} samples could be looked at; the first one: {why}")
+        groups = [entry.group for entry in found]
+        shares, on_needed = (torch.stack([getattr(e, name) for e in found]) for name in ("shares", "on_needed"))
         file = self.store.save(
             "averages.npz",
-            layers=flows[0].layers,
+            layers=found[0].layers,
             shares=shares,
             shares_interval=_intervals(shares, groups, self.seed),
-            even=torch.stack([flow.even for flow in flows]),
-            image_by_head=torch.stack([flow.attention.sum(dim=-1) for flow in flows]),
-            sinks=torch.stack([sink_share(flow) for flow in flows]),
+            even=torch.stack([entry.even for entry in found]),
+            image_by_head=torch.stack([entry.image_by_head for entry in found]),
+            sinks=torch.stack([entry.sinks for entry in found]),
             on_needed=on_needed,
             on_needed_interval=_intervals(on_needed, groups, self.seed),
-            needed_area=np.array([area for _, area in needed]),
-            samples=np.array([looked.sample.sample_id for looked in found]),
+            needed_area=np.array([entry.needed_area for entry in found]),
+            samples=np.array([entry.sample_id for entry in found]),
         )
-        return {"file": file, "num_samples": len(found), "left_out": len(samples) - len(found), "maps": list(MAPS)}
+        return {"file": file, "num_samples": len(found), "left_out": batches.left_out, "maps": list(MAPS)}
 
     def _pictures(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        found = []
-        for place, looked in enumerate(self.look(samples)):
-            flow, sample = looked.flow, looked.sample
+        found: list[dict[str, Any]] = []
+        batches = Batches(self.model, self.processor, self.plan.batch_size)
+        for sample, (output, flow) in batches.run(samples, self._look):
             cover = needed_cover(sample.needed, flow.grids)
             arrays: dict[str, Any] = {
                 "layers": flow.layers, "cam": flow.cam, "attention": flow.attention, "saliency": flow.saliency,
@@ -232,14 +232,14 @@ class _Analysis:
             if cover is not None:
                 arrays["needed"] = cover
             entry: dict[str, Any] = {
-                "sample_id": sample.sample_id, "output": looked.output, "grids": [list(g) for g in flow.grids],
+                "sample_id": sample.sample_id, "output": output, "grids": [list(g) for g in flow.grids],
             }  # fmt: skip
             if self.plan.clusters:
                 arrays["clusters"], entry["ablation"] = leave_clusters_out(
                     self.model, self.processor, self.benchmark, sample, self.plan.clusters, self.max_new_tokens,
                     seed=self.seed, batch_size=self.plan.batch_size,
                 )  # fmt: skip
-            found.append({**entry, "file": self.store.save(f"sample-{place:02d}.npz", **arrays)})
+            found.append({**entry, "file": self.store.save(f"sample-{len(found):02d}.npz", **arrays)})
         return found
 
     def _truncation(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -256,14 +256,23 @@ def sink_share(flow: Flow) -> Tensor:
     return counts / max(flow.received.shape[-1], 1)
 
 
-def _on_needed(looked: Looked) -> tuple[Tensor, float]:
-    """``(3, N)`` share of every map's heat on what the answer needs, and the area of that; NaN where unknown."""
-    flow = looked.flow
-    cover = needed_cover(looked.sample.needed, flow.grids)
-    if cover is None or flow.cam is None or flow.saliency is None:
-        return torch.full((len(MAPS), len(flow.layers)), torch.nan, dtype=torch.float64), float("nan")
-    maps = torch.stack([flow.cam, flow.attention.mean(dim=1), flow.saliency]).double()
-    return (maps @ cover) / maps.sum(dim=-1), float(cover.mean())
+def _reduced(sample: Sample, flow: Flow) -> _Reduced:
+    cover = needed_cover(sample.needed, flow.grids)
+    on_needed = torch.full((len(MAPS), len(flow.layers)), torch.nan, dtype=torch.float64)
+    if cover is not None and flow.cam is not None and flow.saliency is not None:
+        maps = torch.stack([flow.cam, flow.attention.mean(dim=1), flow.saliency]).double()
+        on_needed = (maps @ cover) / maps.sum(dim=-1)
+    return _Reduced(
+        sample_id=sample.sample_id,
+        group=sample.group_id,
+        layers=flow.layers,
+        shares=flow.shares,
+        even=flow.even,
+        image_by_head=flow.attention.sum(dim=-1),
+        sinks=sink_share(flow),
+        on_needed=on_needed,
+        needed_area=float("nan") if cover is None else float(cover.mean()),
+    )
 
 
 def _intervals(values: Tensor, groups: Sequence[str], seed: int) -> np.ndarray:

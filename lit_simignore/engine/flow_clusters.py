@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lit_simignore.attribution.clusters import Ablation, ablations, kmeans, verdicts
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import open_sample
-from lit_simignore.engine.generation import Prompts, answer, prompts_of
+from lit_simignore.engine.flow_batches import answers_of
+from lit_simignore.engine.generation import Prompts, prompts_of
 from lit_simignore.pruning._given import Given
 from lit_simignore.surgery.capture import capture
 from lit_simignore.types import Sample
@@ -47,7 +48,7 @@ def leave_clusters_out(
         copies = [replace(sample, sample_id=f"{sample.sample_id}#{start + i}") for i in range(len(some))]
         given = Given(kept={copy.sample_id: item.kept for copy, item in zip(copies, some, strict=True)})
         batch = prompts_of(processor, copies, [images] * len(copies), model)
-        outputs += answer(model, processor, batch, (given,), max_new_tokens).outputs
+        outputs += answers_of(model, processor, benchmark, batch, (given,), max_new_tokens)
     found = _verdicts(benchmark, sample, outputs)
     table = [
         {"clusters": list(item.clusters), "num_kept": len(item.kept), "output": output, "verdict": verdict}

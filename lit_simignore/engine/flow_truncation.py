@@ -12,9 +12,9 @@ from torch import nn
 
 from lit_simignore.attribution.truncation import cliff_layer
 from lit_simignore.benchmarks.base import Benchmark
-from lit_simignore.data.collate import open_sample
+from lit_simignore.engine.flow_batches import Batches, answers_of
 from lit_simignore.engine.flow_store import FlowStore
-from lit_simignore.engine.generation import answer, prompts_of
+from lit_simignore.engine.generation import Prompts
 from lit_simignore.pruning.text_only import TextOnly
 from lit_simignore.pruning.truncation import Truncation
 from lit_simignore.surgery.attach import unwrap
@@ -45,7 +45,7 @@ def truncation_sweep(
     Raises:
         UserError: a layer that the decoder does not have.
     """
-    swept = _layers(model, layers)
+    swept = swept_layers(model, layers)
     known = _known(store, samples)
     for layer in (BASELINE, *swept):
         if layer not in known:
@@ -62,14 +62,19 @@ def truncation_sweep(
     return {**common, "baseline": float(scores[0, good].mean()), "cliff": asdict(found)}
 
 
-def _layers(model: nn.Module, layers: Sequence[int]) -> list[int]:
+def swept_layers(model: nn.Module, layers: Sequence[int]) -> list[int]:
+    """Those of ``layers`` (none means all) before which everything can be dropped; all of them if none of these can be.
+
+    Raises:
+        UserError: a layer that the decoder does not have.
+    """
     base = unwrap(model)
     family = family_of(base.config)
     depth, first = len(family.decoder(base).layers), max(1, family.deepstack_layers(base.config))  # type: ignore[arg-type]
-    possible = [0, *range(first, depth)]
     if any(not 0 <= layer < depth for layer in layers):
         raise UserError(f"expected decoder layers from 0 to {depth - 1} in flow.layers; got {list(layers)}")
-    return sorted(set(layers) & set(possible)) or possible if layers else possible
+    possible = [0, *range(first, depth)]
+    return sorted(set(layers) & set(possible)) or possible
 
 
 def _scores(
@@ -77,20 +82,16 @@ def _scores(
     max_new_tokens: int, batch_size: int,
 ) -> np.ndarray:  # fmt: skip
     """``(S,)`` score of every sample, NaN where there is none."""
-    found = np.full(len(samples), np.nan)
-    for start in range(0, len(samples), batch_size):
-        opened = [open_sample(sample) for sample in samples[start : start + batch_size]]
-        rows = [row for row, entry in enumerate(opened) if entry.error is None]
-        if not rows:
-            continue
-        chosen = [opened[row] for row in rows]
-        prompts = prompts_of(processor, [entry.sample for entry in chosen], [entry.images for entry in chosen], model)
-        outputs = answer(model, processor, prompts, parts, max_new_tokens).outputs
-        for row, output in zip(rows, outputs, strict=True):
-            sample = samples[start + row]
-            score = benchmark.score(benchmark.parse(output, sample), sample)
-            found[start + row] = np.nan if score is None else score
-    return found
+
+    def work(prompts: Prompts) -> list[float | None]:
+        outputs = answers_of(model, processor, benchmark, prompts, parts, max_new_tokens)
+        pairs = zip(prompts.samples, outputs, strict=True)
+        return [benchmark.score(benchmark.parse(output, sample), sample) for sample, output in pairs]
+
+    batches = Batches(model, processor, batch_size)
+    found = {sample.sample_id: score for sample, score in batches.run(samples, work)}
+    scores = [found.get(sample.sample_id) for sample in samples]
+    return np.array([np.nan if score is None else score for score in scores])
 
 
 def _known(store: FlowStore, samples: Sequence[Sample]) -> dict[int, np.ndarray]:

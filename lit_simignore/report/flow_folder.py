@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_simignore.report.formats import number
+from lit_simignore.report.formats import number, one_line, shorten
 
 FOLDER = "flow"
 _MOST_BYTES = 256 * 2**20
@@ -171,6 +171,11 @@ def _read_averages(view: FlowView, run_dir: Path, part: Mapping[str, Any]) -> No
         needed_area=float(known.mean()) if len(known) else None,
         num_samples=int(part["num_samples"]),
     )
+    left_out = part.get("left_out")
+    if isinstance(left_out, Mapping) and left_out:
+        name, why = next(iter(left_out.items()))
+        said = shorten(one_line(f"{name}: {why}"), 240)
+        view.problems.append(f"{len(left_out)} of the averaged samples left out; the first one, {said}")
     view.queries = str(part.get("question", {}).get("queries", "answer"))
 
 

@@ -149,9 +149,31 @@ def test_a_picture_that_cannot_be_opened_costs_its_own_sample(tmp_path: Path) ->
         return dataclasses.replace(sample, images=(tmp_path / "no.png",)) if gone else sample
 
     _, parts = analysed(tmp_path / "run", benchmark=Toy(change=broken))
-    assert (parts["averages"]["num_samples"], parts["averages"]["left_out"]) == (3, 1)
+    assert parts["averages"]["num_samples"] == 3 and list(parts["averages"]["left_out"]) == ["q1"]
+    assert "no.png" in parts["averages"]["left_out"]["q1"]
     assert [entry["sample_id"] for entry in parts["samples"]["samples"]] == ["q0", "q2"]
     assert parts["truncation"]["left_out"] == 1
+
+
+def test_what_fails_together_is_tried_in_halves_and_what_fails_alone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = engine_flow.information_flow, []
+
+    def narrow(model: Any, inputs: Any, answers: Any, **options: Any) -> Any:
+        sizes.append(len(answers))
+        if len(answers) > 1:
+            raise MemoryError("no room")
+        if "q4" in options["spans"].keys:  # noqa: SIM118 - a tuple of sample ids
+            raise RuntimeError("an odd sample")
+        return real(model, inputs, answers, **options)
+
+    monkeypatch.setattr(engine_flow, "information_flow", narrow)
+    _, parts = analysed(tmp_path)
+    assert parts["averages"]["left_out"] == {"q4": "RuntimeError: an odd sample"}
+    assert parts["averages"]["num_samples"] == 3 and 2 in sizes and 3 in sizes
+    with np.load(tmp_path / "flow" / "averages.npz", allow_pickle=False) as found:
+        assert sorted(found["samples"].tolist()) == ["q1", "q6", "q9"]
 
 
 def test_what_cannot_be_analysed_is_refused_in_one_line(tmp_path: Path) -> None:

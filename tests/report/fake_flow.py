@@ -34,7 +34,7 @@ def add_flow(run_dir: Path, *, num_samples: int = 3, grid: tuple[int, int] = (12
     np.savez(folder / "truncation.npz", layers=np.arange(-1, LAYERS))
     samples = [_sample(folder, number, name, random, grid, text) for number, name in enumerate(shown)]
     parts: dict[str, Any] = {
-        "averages": {"question": {"queries": "answer"}, "file": "averages.npz", "num_samples": 40, "left_out": 0},
+        "averages": {"question": {"queries": "answer"}, "file": "averages.npz", "num_samples": 40, "left_out": {}},
         "samples": {"question": {"methods": []}, "samples": samples},
         "truncation": {"question": {}, "file": "truncation.npz", "num_samples": 40, "baseline": 0.9, "cliff": _cliff()},
     }

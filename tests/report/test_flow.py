@@ -130,6 +130,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(run_dir: Path) -> No
     assert seen == 9
 
 
+def test_samples_that_were_left_out_are_told(run_dir: Path) -> None:
+    index = run_dir / "flow" / "flow.json"
+    found = json.loads(index.read_text(encoding="utf-8"))
+    found["parts"]["averages"]["left_out"] = {"s7": "<b>no such file", "s8": "another"}
+    index.write_text(json.dumps(found), encoding="utf-8")
+    page = read_page(write_report(run_dir))
+    assert "2 of the averaged samples left out; the first one, s7: <b>no such file" in page.text
+
+
 def test_pictures_that_do_not_fit_the_maps_are_left_out(run_dir: Path) -> None:
     index = run_dir / "media" / "index.json"
     media = json.loads(index.read_text(encoding="utf-8"))
