@@ -17,8 +17,10 @@ _NOTED_IDS: ContextVar[Tensor | None] = ContextVar("lit_simignore_ids", default=
 
 def cache_in(named: Mapping[str, Any]) -> Any:
     """The cache among arguments or outputs; ``None`` if there is none."""
-    found = [named.get(name) for name in CACHE_NAMES]
-    return next((cache for cache in found if cache is not None), None)
+    for name, value in named.items():  # asking an output by its older name makes transformers warn
+        if name in CACHE_NAMES and value is not None:
+            return value
+    return None
 
 
 def cache_name(function: Callable[..., Any]) -> str:
