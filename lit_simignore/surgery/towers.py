@@ -207,8 +207,8 @@ def row_major(rows: int, columns: int, side: int = 1) -> Tensor:
 
 
 def by_module(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A projector that is a module."""
-    return lambda rows: module(rows.to(next(module.parameters())))
+    """A projector that is a module. Rows go where it is and keep their type: quantised weights are no numbers."""
+    return lambda rows: module(rows.to(next(module.parameters()).device))
 
 
 class _Overheard:

@@ -16,7 +16,7 @@ from lit_simignore.pruning.prumerge import PruMerge
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.visionzip import VisionZip
 from lit_simignore.surgery.attach import attach
-from lit_simignore.surgery.towers import READS_CLASS_TOKEN
+from lit_simignore.surgery.towers import READS_CLASS_TOKEN, by_module
 from lit_simignore.types import Selection, UserError
 from tests.masked_reference import distance, generate, num_hooks, reference_inputs
 from tests.tiny_models import tiny_batch, tiny_llava
@@ -160,6 +160,19 @@ def test_images_that_the_tower_did_not_see_are_refused():
         inputs.pop("pixel_values")
         with attach(model, FasterVLM(num_keep=5), spans=batch.spans), pytest.raises(UserError, match="last made 0"):
             model(**inputs)
+
+
+def test_a_projector_with_quantised_weights_is_given_numbers():
+    class Quantised(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)
+
+        def forward(self, rows):
+            return rows * 2
+
+    rows = torch.tensor([[-1.5, 0.25]], dtype=torch.bfloat16)
+    assert torch.equal(by_module(Quantised())(rows), 2 * rows)
 
 
 def test_images_that_were_encoded_before_others_are_refused():

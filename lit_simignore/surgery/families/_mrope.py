@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_simignore.pruning.base import Need
 from lit_simignore.surgery.families.base import MAX_PIXELS, Family
 from lit_simignore.surgery.runs import Run
-from lit_simignore.surgery.towers import READS, StreamTower, VisionTower
+from lit_simignore.surgery.towers import READS, StreamTower, VisionTower, by_module
 
 
 class MultiAxisRope(Family):
@@ -32,11 +32,11 @@ class MultiAxisRope(Family):
         windows = getattr(config, "fullatt_block_indexes", None)
         if windows is not None and len(tower.blocks) - 1 not in windows:
             return None
-        merged, merger = config.spatial_merge_size**2, tower.merger
+        merged, merger = config.spatial_merge_size**2, by_module(tower.merger)
         return StreamTower(
             module=tower,
             attention=tower.blocks[-1].attn,
-            projector=lambda rows: merger(rows.to(next(merger.parameters())).unflatten(-1, (merged, -1)).flatten(0, 1)),
+            projector=lambda rows: merger(rows.unflatten(-1, (merged, -1)).flatten(0, 1)),
             grid=(0, 0),
             block=torch.arange(merged)[None],
             order=None if windows is None else _window_order(config),

@@ -38,7 +38,7 @@ class Gemma3(Family):
 
         def project(means: Tensor) -> Tensor:
             weight = projector.mm_input_projection_weight
-            return projector.mm_soft_emb_norm(means.to(weight)) @ weight
+            return projector.mm_soft_emb_norm(means.to(weight.device)) @ weight
 
         return VisionTower(
             module=base.vision_tower,

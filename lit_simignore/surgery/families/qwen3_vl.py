@@ -12,7 +12,11 @@ from lit_simignore.surgery.rows import ColumnMap
 
 
 class Qwen3VL(MultiAxisRope):
-    """Deepstack: the decoder is given one more set of rows per early layer, which are dropped with their tokens."""
+    """Deepstack: the decoder is given one more set of rows per early layer, which are dropped with their tokens.
+
+    Merging rules merge what enters the decoder alone: a merged row gets the deepstack rows of the token whose place it
+    takes.
+    """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
     processor: ClassVar[str] = "ImagesOnlyQwen3VL"
