@@ -23,7 +23,7 @@ from lit_simignore.types import UserError
 from tests.tiny_checkpoints import PROCESSORS, save_tiny_checkpoint
 
 QUESTION = "Describe the image."
-ONES_OF_EACH_KIND = ("llava_next", "qwen2_5_vl", "idefics3")
+ONES_OF_EACH_KIND = ("llava_next", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="module")
