@@ -127,7 +127,7 @@ async def _answered(
         return _refused(error, 400)
     # Whatever a model, a method or a plugin does wrong costs this answer, not the server.
     except Exception as error:
-        _LOG.warning("%s: %s", type(error).__name__, " ".join(str(error).split()), exc_info=_LOG.isEnabledFor(10))
+        _LOG.exception("not answered")
         return JSONResponse({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}, 500)
 
 

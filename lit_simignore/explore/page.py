@@ -194,7 +194,7 @@ def _option(offer: Offer, chosen: str) -> Markup:
         offer.name,
         value=offer.name,
         selected=offer.name == chosen,
-        data_sentence=offer.problem or offer.sentence,
+        data_sentence=offer.sentence,
         data_settings=offer.settings,
         data_counted="yes" if offer.counted else None,
     )
