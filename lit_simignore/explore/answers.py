@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from lit_simignore.explore.desk import Answered
 from lit_simignore.explore.flow_section import flow_section
 from lit_simignore.explore.grid import grid_entry
@@ -36,6 +38,7 @@ def result(base: Answered, found: Answered, held: Held, notes: Sequence[str]) ->
         *(element("p", note, class_="note warn") for note in notes),
         _verdict(base, found),
         element("div", *(_card(each, base, held) for each in shown), class_="answers"),
+        _edits(found),
         _stages(found, held),
         flow_section(shown, held),
         _costs(shown),
@@ -79,6 +82,22 @@ def _picture(answered: Answered, kept: Sequence[int], held: Held, name: str) -> 
     shares = split_kept(kept, [entry])
     label = f"{name}: image, {plural(len(kept), 'visual token')} of {entry.num_tokens} kept"
     return token_picture(held.picture, entry, None if shares is None else shares[0], label)
+
+
+def _edits(found: Answered) -> Markup | None:
+    """What interventions noted of this sample, layer by layer, e.g. which head won."""
+    lines = []
+    for edit in found.call.edits:
+        rows = {key: value[0].tolist() for key, value in edit.found.items() if isinstance(value, Tensor) and value.ndim}
+        said = "; ".join(f"{key.replace('_', ' ')} {_numbers(row)}" for key, row in rows.items())
+        if said:
+            lines.append(f"{edit.name} in layer {edit.layer_idx}: {said}")
+    return element("ul", *(element("li", line) for line in lines), class_="edits note") if lines else None
+
+
+def _numbers(value: object) -> str:
+    values = value if isinstance(value, list) else [value]
+    return shorten(" ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in values), 240)
 
 
 def _stages(found: Answered, held: Held) -> Markup | None:

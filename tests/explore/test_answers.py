@@ -12,7 +12,7 @@ from lit_simignore.explore.answers import result
 from lit_simignore.explore.desk import Answered
 from lit_simignore.explore.shelf import Held, Shelf
 from lit_simignore.surgery.flow import Flow
-from lit_simignore.surgery.trace import CallTrace, StageTrace
+from lit_simignore.surgery.trace import CallTrace, EditTrace, StageTrace
 from lit_simignore.types import Budget
 from tests.report.pages import Page
 
@@ -75,6 +75,15 @@ def test_costs_are_those_of_the_budgets(held: Held) -> None:
 def test_the_untouched_model_alone_is_compared_with_nothing(held: Held) -> None:
     page = Page(result(BASE, BASE, held, []))
     assert page.classes["tile"] == 1 and page.classes["verdict"] == 0 and "ratio" not in page.text
+
+
+def test_what_an_intervention_noted_is_listed(held: Held) -> None:
+    noted = {"winning_head": torch.tensor([3]), "sink_counts": torch.tensor([[1, 0, 2, 7]]), "acts": True}
+    edits = [EditTrace("EAH", 1, noted), EditTrace(EVIL, 2, {})]
+    found = replace(FOUND, call=replace(FOUND.call, edits=edits))
+    page = Page(result(BASE, found, held, []))
+    assert "EAH in layer 1: winning head 3; sink counts 1 0 2 7" in page.text
+    assert page.tags["li"] == 1 and Page(result(BASE, FOUND, held, [])).tags["li"] == 0
 
 
 def test_flow_is_one_slider_over_the_maps_of_both_answers_and_their_shares(held: Held) -> None:

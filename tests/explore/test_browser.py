@@ -196,6 +196,9 @@ def test_methods_are_switched_and_one_that_the_model_lacks_says_why(at: Visit) -
     at.page.select_option("#prune", "")
     at.page.wait_for_selector("#problem", state="hidden")
     assert at.page.locator(".answers .tile").count() == 1
+    at.page.select_option("#heads", "eah")
+    at.page.wait_for_selector(".edits:has-text('EAH in layer 1: winning head')")
+    assert at.page.inner_text("#heads-about") != "" and at.page.locator(".answers .tile").count() == 2
 
 
 @pytest.mark.slow

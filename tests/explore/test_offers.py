@@ -112,6 +112,19 @@ def test_every_method_that_is_offered_answers(desk: Desk, held: Held, offers: di
     assert answered >= 15
 
 
+def test_every_intervention_answers_alone_and_behind_a_pruner(desk: Desk, held: Held, offers: dict[str, Offer]) -> None:
+    answered = set()
+    for offer in offers.values():
+        if offer.problem or offer.prunes:
+            continue
+        for prune, count in (("", None), ("stride", 36)):
+            wish = Wish(*WISH.asked, prune, count, (), offer.name, tuple(offer.settings.split()))
+            _, found = desk.ask(wish, held, threading.Event())
+            assert found.name == wish.method and len(found.call.kept[0]) == (count or 144)
+        answered.add(offer.name)
+    assert answered >= {"eah", "vcd"} and not offers["eah"].counted
+
+
 def test_a_method_that_the_family_does_not_offer_is_refused_in_one_line(desk: Desk, held: Held) -> None:
     with pytest.raises(UserError, match="CDPruner needs a text tower"):
         desk.ask(Wish(*WISH.asked, "cdpruner", 9), held, threading.Event())
