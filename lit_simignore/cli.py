@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,10 @@ from lit_simignore.pruning import PRUNERS
 from lit_simignore.types import UserError
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
     from lit_simignore.engine.settings import EvaluationSettings
+    from lit_simignore.engine.stream import Stream
 
 _EVAL_USAGE = f"""\
 Evaluate methods on one model and one benchmark, all on the same samples.
@@ -107,14 +111,16 @@ def _evaluate(asked: Evaluation) -> None:
     if asked.config.overwrite or not (asked.run_dir / "manifest.json").exists():
         _save_config(asked)  # so that a killed run can be understood; not over that of another run, which is refused
     settings = evaluation_settings(asked)
-    summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings)
+    stream = _stream(asked)
+    observers = [] if stream is None else [stream]
+    summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings, observers)
     _save_config(asked)
     if is_main_process():
         if asked.config.analysis is Analysis.FLOW:
             _look_at_flow(asked, model, processor, settings)
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
-        _log(asked, summary)
+        _log(asked, summary, stream)
 
 
 def _look_at_flow(asked: Evaluation, model: Any, processor: Any, settings: EvaluationSettings) -> None:
@@ -125,15 +131,34 @@ def _look_at_flow(asked: Evaluation, model: Any, processor: Any, settings: Evalu
     analyse_flow(model, processor, asked.benchmark, asked.run_dir, plan, settings)
 
 
-def _log(asked: Evaluation, summary: Mapping[str, Any]) -> None:
-    """Show the finished run elsewhere too. The folder and the report are already written and do not depend on it."""
-    from lit_simignore.tracking import build_logger, log_summary
+def _stream(asked: Evaluation) -> Stream | None:
+    """Shows the run elsewhere while it goes on, if that is wanted; one for all processes, in the first."""
+    from lit_simignore.engine.stream import Stream
+    from lit_simignore.tracking import build_logger
 
     wish = plain(asked.config.logger)
-    logger = build_logger(wish.pop("name"), asked.run_dir, run_id=str(asked.run_dir.resolve()), **wish)
-    if logger is not None:
-        log_summary(logger, summary, _figures(asked))
-        print(f"logged: {asked.config.logger.name}")
+    name, _ = wish.pop("name"), wish.pop("max_rows")
+    if name == "none" or not is_main_process():
+        return None
+    build = partial(build_logger, name, asked.run_dir, run_id=str(asked.run_dir.resolve()), **wish)
+    return Stream(build, asked.run_dir)
+
+
+def _log(asked: Evaluation, summary: Mapping[str, Any], stream: Stream | None) -> None:
+    """Show the finished run elsewhere too. The folder and the report are already written and do not depend on it."""
+    from lit_simignore.engine.sample_table import sample_rows
+    from lit_simignore.tracking import log_summary
+
+    if stream is None:
+        return
+    figures, names = _figures(asked), [row["name"] for row in summary["methods"]]
+
+    def last(logger: Logger) -> None:
+        rows = sample_rows(asked.run_dir, names, asked.config.logger.max_rows)
+        log_summary(logger, summary, figures, samples=rows, config=asked.resolved)
+
+    done = stream.close(last)
+    print(f"logged: {asked.config.logger.name}" if done else f"not logged: {asked.config.logger.name} did not take it")
 
 
 def _figures(asked: Evaluation) -> dict[str, str]:

@@ -36,7 +36,7 @@ def finetune_from(asked: Training) -> None:
     outcome = Evaluations(
         asked.benchmark, asked.methods, config.outcome.before, config.outcome.after, validation=asked.validation
     )
-    wish = plain(config.logger)
+    wish = {name: value for name, value in plain(config.logger).items() if name != "max_rows"}
     found = finetune(
         lambda: load_model(config.model),
         conversations,

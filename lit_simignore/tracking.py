@@ -1,9 +1,11 @@
 """What a run shows in W&B, TensorBoard or a CSV file, and under which names. A view: the run folder is the record.
 
-A finished run is logged once, in the first process. Keys are ``eval/<method>/<metric>`` with the metrics of
-:data:`METRICS`, the scores by kind as ``eval/<method>/accuracy_by_kind/<kind>`` and the benchmark's own metrics as
-``eval/<method>/extra/<name>``; W&B also gets the table ``methods``, the chart ``accuracy_against_visual_tokens`` and
-the figures of an analysis (``figures/<name>``), TensorBoard one curve per family of methods.
+While a run computes, the numbers of :data:`LIVE_TOTALS` appear as ``live/<name>`` and those of :data:`LIVE_METRICS` as
+``live/<method>/<name>``, over the number of records. A finished run is logged once, in the first process: keys are
+``eval/<method>/<metric>`` with the metrics of :data:`METRICS`, the scores by kind as
+``eval/<method>/accuracy_by_kind/<kind>`` and the benchmark's own metrics as ``eval/<method>/extra/<name>``; W&B also
+gets the tables ``methods`` and ``samples``, the charts of :data:`CHARTS` and the figures of an analysis
+(``figures/<name>``), TensorBoard one curve per family of methods.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ from __future__ import annotations
 import hashlib
 import netrc
 import os
+import urllib.error
+import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 
 from lit_simignore.discovery import nearest
 from lit_simignore.types import UserError
@@ -58,10 +65,63 @@ TRAIN_KEPT = "train/visual_tokens"
 VALIDATION = "validation"
 """Fine-tuning logs per step; a validation logs ``validation/<method>/accuracy`` and a table of sampled answers."""
 
+LIVE_TOTALS = (
+    "records", "share_done", "samples_per_s", "peak_process_memory_mib", "peak_device_memory_mib", "dropped",
+)  # fmt: skip
+"""Of the whole run; ``dropped`` counts points that the logger was too slow for."""
+
+LIVE_METRICS = ("accuracy", "accuracy_low", "accuracy_high", "errors", "latency_ms_p50", "latency_ms_p95")
+"""Of one method: accuracy over all answers so far with its 95% interval, latencies over the last ones."""
+
 TABLE = "methods"
-CHART = "accuracy_against_visual_tokens"
+SAMPLES = "samples"
+SAMPLE_COLUMNS = (
+    "sample_id", "method", "image", "question", "right_answer", "baseline_output", "output", "score", "flip", "error",
+)  # fmt: skip
+KEPT = "kept tokens"
+"""The overlay on the images of :data:`SAMPLES`."""
+
+CHARTS: Mapping[str, tuple[str, str]] = {
+    "accuracy_against_visual_tokens": ("visual_tokens", "final"),
+    "accuracy_against_prefill_tflops": ("prefill_tflops", "prefill_tflops"),
+}
+"""Charts of accuracy against cost: the name of the cost, and the budget that it is."""
+
 CURVE = "curve"
 FIGURES = "figures"
+
+
+ANSWER_WITHIN_S = 3.0
+FINISH_WITHIN_S = 60.0
+"""How long W&B may keep silent before the run is written offline, and how long it may take to upload at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One line of the table of samples.
+
+    Args:
+        texts: columns of :data:`SAMPLE_COLUMNS` that hold text.
+        score: 0 to 1.
+        image: what the model was shown.
+        mask: 1 over kept visual tokens and 0 over dropped ones, ``uint8`` of the image's height and width.
+    """
+
+    texts: Mapping[str, str]
+    score: float | None = None
+    image: Image.Image | None = None
+    mask: np.ndarray | None = None
+
+
+def live_key(name: str, method: str | None = None) -> str:
+    """The full name of a live number.
+
+    Raises:
+        KeyError: no such number.
+    """
+    if name not in (LIVE_TOTALS if method is None else LIVE_METRICS):
+        raise KeyError(name)
+    return f"live/{name}" if method is None else f"live/{method}/{name}"
 
 
 def build_logger(
@@ -85,7 +145,8 @@ def build_logger(
         entity: user or team in W&B; ``None`` takes the account's default.
         group: in W&B.
         tags: in W&B.
-        offline: write W&B's files only; so does an account that is not signed in, instead of asking for a key.
+        offline: write W&B's files only, for ``wandb sync``; the same happens without a key, instead of asking for one,
+            and when W&B does not answer within :data:`ANSWER_WITHIN_S`.
 
     Raises:
         UserError: an unknown kind, or TensorBoard is not installed.
@@ -111,35 +172,91 @@ def build_logger(
         group=group,
         tags=list(tags),
         job_type="eval",
-        mode="offline" if offline or not _signed_in() else "online",
+        settings=_wandb_settings(),
+        mode="online" if not offline and _signed_in() and _answers() else "offline",
     )
+
+
+def _wandb_settings() -> Any:
+    """No waiting for ever, and rows on disk within seconds, so that a killed run keeps them."""
+    import wandb
+
+    wish = {
+        "init_timeout": 30.0,
+        "login_timeout": 10.0,
+        "finish_timeout": FINISH_WITHIN_S,
+        "x_transaction_log_flush_interval": 1.0,
+    }
+    known = wandb.Settings.model_fields
+    return wandb.Settings(**{name: value for name, value in wish.items() if name in known})
+
+
+def _host() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def _answers() -> bool:
+    """Whether W&B's host says anything at all, by whatever proxy the environment names."""
+    try:
+        with urllib.request.urlopen(_host(), timeout=ANSWER_WITHIN_S):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _signed_in() -> bool:
     """Whether W&B can go online without asking: a key in the environment or in ``.netrc``."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].strip("/").split(":")[0]
+    host = _host().split("//")[-1].strip("/").split(":")[0]
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
-def log_summary(logger: Logger, summary: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> None:
+def start_live(logger: Logger) -> None:
+    """Open the run, so that it can be seen before there is anything to show."""
+    if isinstance(logger, WandbLogger):
+        with _staged_in(Path(str(logger.save_dir)) / "wandb"):
+            run = logger.experiment
+            run.define_metric(live_key("records"))
+            run.define_metric("live/*", step_metric=live_key("records"))
+
+
+def log_live(logger: Logger, point: Mapping[str, float]) -> None:
+    """Log one point of a run that is going on; a CSV file, which has a line per method, gets none."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.log(dict(point))
+    elif not isinstance(logger, CSVLogger):
+        logger.log_metrics(dict(point), step=round(point[live_key("records")]))
+
+
+def log_summary(
+    logger: Logger,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, str] | None = None,
+    *,
+    samples: Iterable[SampleRow] = (),
+    config: Mapping[str, Any] | None = None,
+) -> None:
     """Log a run's summary and close the logger.
 
     Args:
         logger: from :func:`build_logger`.
         summary: the contents of ``summary.json``.
         figures: whole SVG pictures by name, for W&B; it shows them as ``figures/<name>``.
+        samples: rows of the table of samples, for W&B.
+        config: the resolved configuration, for W&B.
     """
     rows = summary["methods"]
     if isinstance(logger, CSVLogger):
         _log_csv(logger, rows)
     elif isinstance(logger, WandbLogger):
         with _staged_in(Path(str(logger.save_dir)) / "wandb"):
-            _log_wandb(logger, summary, figures or {})
+            _log_wandb(logger, summary, figures or {}, samples, config or {})
     else:
         logger.log_metrics({key: value for row in rows for key, value in flat_metrics(row).items()})
         for family, tokens, accuracy in curve_points(rows):
@@ -168,21 +285,41 @@ def _log_csv(logger: CSVLogger, rows: Sequence[Mapping[str, Any]]) -> None:
             logger.log_metrics({"method": row["name"], **metrics_of(row)}, step=number)
 
 
-def _log_wandb(logger: WandbLogger, summary: Mapping[str, Any], figures: Mapping[str, str]) -> None:
+def _log_wandb(
+    logger: WandbLogger, summary: Mapping[str, Any], figures: Mapping[str, str], samples: Iterable[SampleRow],
+    config: Mapping[str, Any],
+) -> None:  # fmt: skip
     import wandb
 
     run, rows = logger.experiment, summary["methods"]
-    run.config.update({"run": dict(summary["run"])}, allow_val_change=True)
+    run.config.update({**config, "run": dict(summary["run"])}, allow_val_change=True)
     logger.log_metrics({key: value for row in rows for key, value in flat_metrics(row).items()})
     table = [[row["name"], *(_at(row, path) for path in METRICS.values())] for row in rows]
     logger.log_table(TABLE, columns=["method", *METRICS], data=table)
-    points = curve_points(rows)
-    if points:
-        data = wandb.Table(columns=["family", "visual_tokens", "accuracy"], data=[list(point) for point in points])
-        run.log({CHART: wandb.plot.scatter(data, "visual_tokens", "accuracy", title="Accuracy against visual tokens")})
+    for chart, (cost, budget) in CHARTS.items():
+        points = curve_points(rows, budget)
+        if points:
+            data = wandb.Table(columns=["family", cost, "accuracy"], data=[list(point) for point in points])
+            run.log({chart: wandb.plot.scatter(data, cost, "accuracy", title=chart.replace("_", " ").capitalize())})
     if figures:
         run.log({f"{FIGURES}/{name}": wandb.Html(drawn, inject=False) for name, drawn in figures.items()})
+    shown = [_sample_row(row) for row in samples]
+    if shown:
+        run.log({SAMPLES: wandb.Table(columns=list(SAMPLE_COLUMNS), data=shown)})
     run.finish()
+
+
+def _sample_row(row: SampleRow) -> list[Any]:
+    """One line of the table of samples; the kept tokens are a mask that can be switched on over the picture."""
+    import wandb
+
+    picture = None
+    if row.image is not None:
+        names = {0: "dropped", 1: "kept"}
+        masks = None if row.mask is None else {KEPT: {"mask_data": row.mask, "class_labels": names}}
+        picture = wandb.Image(row.image, masks=masks)
+    values = {**row.texts, "image": picture, "score": row.score}
+    return [values.get(name) for name in SAMPLE_COLUMNS]
 
 
 def flat_metrics(row: Mapping[str, Any]) -> dict[str, float]:
@@ -198,13 +335,18 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def curve_points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    """``(family, visual tokens, accuracy)`` by ascending tokens; ``simignore@64`` is of the family ``simignore``."""
+def curve_points(rows: Sequence[Mapping[str, Any]], budget: str = "final") -> list[tuple[str, float, float]]:
+    """``(family, cost, accuracy)`` by ascending cost; ``simignore@64`` is of the family ``simignore``.
+
+    Args:
+        rows: of the summary.
+        budget: the entry of a row's budget that is the cost; by default the visual tokens after the last layer.
+    """
     points = []
     for row in rows:
-        tokens, accuracy = _at(row, ("budget", "final")), row.get("accuracy")
-        if tokens is not None and accuracy is not None:
-            points.append((str(row["name"]).split("@")[0], tokens, accuracy))
+        cost, accuracy = _at(row, ("budget", budget)), row.get("accuracy")
+        if cost is not None and accuracy is not None:
+            points.append((str(row["name"]).split("@")[0], cost, accuracy))
     return sorted(points, key=lambda point: (point[1], point[0]))
 
 

@@ -104,7 +104,7 @@ def test_bad_configuration_ends_with_two_before_anything_runs(
 
 def test_the_chosen_logger_gets_the_summary(tmp_path: Path, capsys: Printed) -> None:
     asked = compose_evaluation(["logger=csv", f"run.dir={tmp_path}", "run.name=r"])
-    cli._log(asked, {"run": {}, "methods": [{"name": "baseline", "accuracy": 0.625}]})
+    cli._log(asked, {"run": {}, "methods": [{"name": "baseline", "accuracy": 0.625}]}, cli._stream(asked))
     lines = (tmp_path / "r" / "metrics.csv").read_text().splitlines()
     assert dict(zip(lines[0].split(","), lines[1].split(","), strict=True))["accuracy"] == "0.625"
     assert "logged: csv" in capsys.readouterr().out

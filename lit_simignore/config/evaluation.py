@@ -101,6 +101,7 @@ def _check(config: EvalConfig) -> None:
         ("trainer.num_nodes", config.trainer.num_nodes, 1),
         ("trainer.max_new_tokens", config.trainer.max_new_tokens, 1),
         ("report.samples", config.report.samples, 0),
+        ("logger.max_rows", config.logger.max_rows, 0),
         ("efficiency.samples", config.efficiency.samples, 0),
         ("efficiency.batch_size", config.efficiency.batch_size, 1),
         ("efficiency.repeats", config.efficiency.repeats, 1),

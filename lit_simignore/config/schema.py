@@ -139,7 +139,9 @@ class LoggerConfig:
         entity: user or team in W&B; null takes your default.
         group: runs of one group are shown together in W&B.
         tags: labels of the run in W&B.
-        offline: write W&B's files without a connection; `wandb sync` uploads them later.
+        offline: write W&B's files without a connection; `wandb sync` uploads them later. The same happens where nobody
+            is signed in and where W&B does not answer.
+        max_rows: lines of W&B's table of samples at most; those with pictures come first.
     """
 
     name: str = "none"
@@ -148,6 +150,7 @@ class LoggerConfig:
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     offline: bool = False
+    max_rows: int = 200
 
 
 @dataclass(kw_only=True)

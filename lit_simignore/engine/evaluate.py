@@ -45,6 +45,7 @@ def evaluate(
     methods: Sequence[Method],
     run_dir: Path,
     settings: EvaluationSettings | None = None,
+    observers: Sequence[L.Callback] = (),
 ) -> dict[str, Any]:
     """Evaluate methods on one model and one benchmark, all on the same samples.
 
@@ -58,6 +59,7 @@ def evaluate(
         methods: at least one, with names of their own.
         run_dir: the run folder; made if it is not there.
         settings: how to run it.
+        observers: callbacks of the loop that change nothing, such as a :class:`~lit_simignore.engine.stream.Stream`.
 
     Returns:
         The contents of ``summary.json``, in every process. An interrupted run leaves one with ``complete: false``.
@@ -70,7 +72,8 @@ def evaluate(
     """
     with exit_on_sigterm(), quiet():
         end_with_parent()
-        return _Evaluation(model, processor, benchmark, methods, Path(run_dir), settings or EvaluationSettings()).run()
+        settings = settings or EvaluationSettings()
+        return _Evaluation(model, processor, benchmark, methods, Path(run_dir), settings, observers).run()
 
 
 @dataclass(slots=True)
@@ -92,8 +95,9 @@ class _Evaluation:
 
     def __init__(
         self, model: nn.Module, processor: Any, benchmark: Benchmark, methods: Sequence[Method], run_dir: Path,
-        settings: EvaluationSettings,
+        settings: EvaluationSettings, observers: Sequence[L.Callback] = (),
     ) -> None:  # fmt: skip
+        self.observers = observers
         self.model, self.processor, self.benchmark = model, processor, benchmark
         self.run_dir, self.settings = run_dir, settings
         self.store = PredictionStore(run_dir)
@@ -137,7 +141,7 @@ class _Evaluation:
         return trainer.strategy.broadcast(summary, src=0)
 
     def _callbacks(self, resume: Resume) -> list[L.Callback]:
-        return [resume, ExitOnSigterm(), *([EvaluationBar()] if self.settings.progress else [])]
+        return [resume, ExitOnSigterm(), *self.observers, *([EvaluationBar()] if self.settings.progress else [])]
 
     def _answer(self, trainer: L.Trainer, resume: Resume) -> None:
         """The test loop; whatever ends it early, what is there is summed up before it goes on upwards."""
