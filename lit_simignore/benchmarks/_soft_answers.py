@@ -43,7 +43,9 @@ def human_answers(row: Row) -> tuple[str, ...]:
         UserError: neither a list of texts nor one of objects with ``answer``.
     """
     value: Any = row.get("answers")
-    if value is None or len(value) == 0:
+    if isinstance(value, Mapping):  # a column of objects may come as an object of columns
+        value = value.get("answer")
+    if value is None or len(value) == 0 or all(text == "" for text in value):
         return ()
     texts = [item.get("answer") if isinstance(item, Mapping) else item for item in value]
     known = [text for text in texts if isinstance(text, str)]

@@ -132,6 +132,10 @@ class SourcedBenchmark(Benchmark):
     def picture(self, value: object, where: str) -> ImageSource:
         """The picture that a record names or holds. The first that is named decides in which folder all of them lie."""
         if self._folder is None and isinstance(value, str):
+            if self.local is None and not self.images:
+                raise UserError(
+                    f"{where}expected a picture; got the name of a file: set benchmark.images to its folder"
+                )
             usual = picture_folder(self.home, self.image_folders, value)
             self._folder = Path(self.images) if self.images else usual
         return picture(value, self._folder or Path(), where)

@@ -103,9 +103,9 @@ class CHAIR(SourcedBenchmark):
             int(row.need("id")): row.need_text("file_name")
             for row in objects(member(document, "images", instances.name), instances.name)
         }
-        present = self._annotated(document, instances.name)
-        described = self._described(captions)
-        for image in self._chosen(names):
+        present, chosen = self._annotated(document, instances.name), self._chosen(names)
+        described = self._described(captions, set(chosen))
+        for image in chosen:
             if image not in described and not self._released:
                 raise UserError(f"{captions.name}: image {image} has no reference caption")
             known = sorted(present.get(image, set()) | described.get(image, set()))
@@ -130,11 +130,13 @@ class CHAIR(SourcedBenchmark):
             found[int(row.need("image_id"))].add(categories[number])
         return found
 
-    def _described(self, captions: Path) -> dict[int, set[str]]:
-        """Objects in the reference captions by image."""
+    def _described(self, captions: Path, wanted: set[int]) -> dict[int, set[str]]:
+        """Objects in the reference captions by image, for the images that are wanted."""
         found: defaultdict[int, set[str]] = defaultdict(set)
         for row in objects(member(read_json(captions), "annotations", captions.name), captions.name):
-            found[int(row.need("image_id"))].update(self.reader.read(row.text("caption")))
+            image = int(row.need("image_id"))
+            if image in wanted:
+                found[image].update(self.reader.read(row.text("caption")))
         return found
 
     def _chosen(self, names: Mapping[int, str]) -> list[int]:

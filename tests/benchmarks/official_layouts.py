@@ -301,7 +301,7 @@ def chair(folder: Path) -> Fields:
     boxes = [(42, 1), (42, 67), (73, 58), (74, 18)]
     instances = [{"id": n, "image_id": image, "category_id": category} for n, (image, category) in enumerate(boxes)]
     texts = {
-        42: ("A man at a table.", "Two people eat."),
+        42: ("A man eats.", "Two people eat."),
         73: ("A hot dog on a plate.", "Food beside a laptop."),
         74: ("A puppy runs.",),
     }

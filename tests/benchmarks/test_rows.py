@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from lit_simignore.benchmarks._names import metric_name
 from lit_simignore.benchmarks._protocols import full_name
 from lit_simignore.benchmarks._rows import Row, read_rows
 from lit_simignore.benchmarks.mmstar import MMStar
+from lit_simignore.benchmarks.textvqa import TextVQA
 from lit_simignore.types import UserError
 from tests.benchmarks.official_layouts import mmstar, write_parquet
 
@@ -93,6 +95,26 @@ def test_bytes_that_no_table_calls_a_picture_are_one(tmp_path: Path) -> None:
     (sample,) = MMStar(path=str(tmp_path)).load()
     draw = sample.images[0]
     assert callable(draw) and draw().size == (52, 40)
+
+
+def test_a_table_on_the_hub_cannot_name_files_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    row = {"index": 0, "question": "?\nOptions: A: x, B: y", "answer": "A", "category": "math", "image": "secret.png"}
+    rows = {"question_id": 7, "image_id": "../a", "question": "what?", "answers": ["x"], "ocr_tokens": []}
+    tables = [datasets.Dataset.from_list([each]) for each in (row, rows)]
+    hub = SimpleNamespace(load_dataset=lambda *_, **__: tables[0])
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.chdir(tmp_path)
+    (sample,) = MMStar(path="owner/name").load()
+    draw = sample.images[0]
+    assert callable(draw)
+    with pytest.raises(UserError, match="row 0 has no picture in column image"):
+        draw()
+    hub.load_dataset = lambda *_, **__: tables[1]
+    with pytest.raises(UserError, match="row 0: expected a picture; got the name of a file: set benchmark.images"):
+        TextVQA(path="owner/name").load()
+    with pytest.raises(UserError, match="row 0: expected a path inside"):
+        TextVQA(path="owner/name", images=str(tmp_path)).load()
 
 
 def test_names_of_numbers_and_protocols() -> None:

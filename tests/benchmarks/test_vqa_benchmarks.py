@@ -80,6 +80,26 @@ def test_vqav2s_hub_table_has_answers_as_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answers", "references"),
+    [
+        ([{"answer": "A dog"}], ("dog",)),
+        ({"answer": ["A dog", "2"], "answer_id": [1, 2]}, ("dog", "2")),
+        (["", ""], ()),
+        ([], ()),
+        (None, ()),
+    ],
+)
+def test_answers_come_in_several_forms_or_are_secret(
+    tmp_path: Path, answers: object, references: tuple[str, ...]
+) -> None:
+    data = [{"question_id": 1, "question": "?", "image_id": "a", "answers": answers}]
+    write_json(tmp_path / "TextVQA_0.5.1_val.json", {"data": data})
+    (sample,) = TextVQA(path=str(tmp_path), protocol="lmms-eval").load()
+    assert sample.references == references
+    assert (sample.answer is None) is (not references)
+
+
+@pytest.mark.parametrize(
     ("answers", "message"),
     [
         ("red", "item 0: expected answers as a list"),
