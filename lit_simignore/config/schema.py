@@ -378,7 +378,7 @@ class TrainingConfig:
     steps: int = 200
     batch_size: int = 16
     micro_batch_size: int | None = None
-    lr: float = 1e-3
+    lr: float = 5e-4
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     clip: float | None = 1.0

@@ -19,6 +19,7 @@ from lit_simignore.engine.atomic import write_json
 from lit_simignore.engine.finetune_tuning import full_state, trained
 from lit_simignore.engine.finetuner import LitFinetuner
 from lit_simignore.engine.fingerprint import plain
+from lit_simignore.interventions import INTERVENTIONS
 from lit_simignore.pruning import PRUNERS
 from lit_simignore.types import UserError
 
@@ -63,7 +64,7 @@ def export(module: LitFinetuner, folder: Path, *, name: str, base: str, write: b
 
 def pruning_of(module: LitFinetuner, name: str, base: str) -> dict[str, Any]:
     """The contents of ``pruning.json``: the method at its target, as names and plain values."""
-    names: dict[type, str] = {cls: part for part, cls in PRUNERS().items()}
+    names: dict[type, str] = {cls: part for part, cls in {**PRUNERS(), **INTERVENTIONS()}.items()}
     parts = [
         {"part": names[type(part)], "fields": {f.name: plain(getattr(part, f.name)) for f in fields(part)}}  # type: ignore[arg-type]
         for part in module.parts

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lit_simignore.pruning.base import CountPruner
+from lit_simignore.pruning.base import CountPruner, Pruner
 from lit_simignore.types import UserError
 
 KINDS = ("constant", "annealed")
@@ -46,9 +46,10 @@ class PruneSchedule:
         """
         if self.kind == "constant":
             return
-        if not parts:
+        pruners = [part for part in parts if isinstance(part, Pruner)]
+        if not pruners:
             raise UserError("an annealed schedule needs something to anneal; set pruning to a method that prunes")
-        for part in parts:
+        for part in pruners:
             if not isinstance(part, CountPruner) or part.keep_ratio is None:
                 raise UserError(f"an annealed schedule needs keep_ratio; got {part!r}: set keep_ratio instead")
 
@@ -58,12 +59,12 @@ class PruneSchedule:
             return tuple(parts)
         length = self.steps if self.steps is not None else max(1, max_steps // 2)
         share = min(1.0, step / length)
-        return tuple(replace(part, keep_ratio=self._between(part, share)) for part in parts)  # type: ignore[type-var]
+        return tuple(self._between(part, share) for part in parts)
 
-    def _between(self, part: object, share: float) -> float:
-        target = getattr(part, "keep_ratio", None)
-        assert target is not None
-        return float(self.start + (target - self.start) * share)
+    def _between(self, part: object, share: float) -> object:
+        if not isinstance(part, CountPruner) or part.keep_ratio is None:
+            return part  # an intervention, which has no amount
+        return replace(part, keep_ratio=float(self.start + (part.keep_ratio - self.start) * share))
 
 
 def cosine_factor(step: int, max_steps: int, warmup_steps: int, floor: float = 0.0) -> float:

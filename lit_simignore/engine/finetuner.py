@@ -75,7 +75,7 @@ class LitFinetuner(L.LightningModule):
         model: from :func:`~lit_simignore.surgery.load.load`. It is changed in place: adapters are put in when the
             training begins, and it is attached from the first training step to the last; validation detaches it.
         processor: the model's processor.
-        parts: pruners, as ``attach`` takes them; none trains on all visual tokens.
+        parts: pruners and interventions, as ``attach`` takes them; none trains on all visual tokens.
         tuning: which weights are trained.
         optimization: how they move.
         schedule: how much is pruned at which step.
@@ -174,8 +174,9 @@ class LitFinetuner(L.LightningModule):
             kept = sum(len(rows) for rows in trace.kept) / len(batch)
             self.log(TRAIN_KEPT, kept, batch_size=len(batch))
             trace.reset()
-        if parts and getattr(parts[0], "keep_ratio", None) is not None:
-            self.log(TRAIN_KEEP_RATIO, float(parts[0].keep_ratio), batch_size=len(batch))  # type: ignore[attr-defined]
+        ratios = [ratio for part in parts if (ratio := getattr(part, "keep_ratio", None)) is not None]
+        if ratios:
+            self.log(TRAIN_KEEP_RATIO, float(ratios[0]), batch_size=len(batch))
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             mean = self.trainer.strategy.reduce(count.clone(), reduce_op="mean")
             return total / mean.clamp(min=1)

@@ -24,6 +24,7 @@ from lit_simignore.engine.finetune_checkpoints import (
 )
 from lit_simignore.engine.finetune_export import PRUNING, TENSORS, export, load_trained
 from lit_simignore.engine.finetune_tuning import Tuning
+from lit_simignore.interventions.eah import EAH
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.load import load
@@ -194,7 +195,7 @@ def test_pruning_travels_with_the_adapter_and_evaluation_picks_it_up(tmp_path: P
     from lit_simignore.config.evaluation import compose_evaluation
     from lit_simignore.config.typed import ConfigError
 
-    parts = Simignore(keep_ratio=0.25, text="question"), FastV(layer_idx=2, num_keep=3)
+    parts = Simignore(keep_ratio=0.25, text="question"), FastV(layer_idx=2, num_keep=3), EAH(layer_idx=1)
     lit = module(*parts)
     fit(lit, data(), 1)
     folder = export(lit, tmp_path / "adapter", name="mine", base="pico", write=True)

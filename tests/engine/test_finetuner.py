@@ -13,6 +13,7 @@ from lit_simignore.data.conversations_module import StepPlan
 from lit_simignore.engine.finetune_schedule import PruneSchedule, cosine_factor
 from lit_simignore.engine.finetune_tuning import Tuning, prepare_tuning, trained
 from lit_simignore.engine.finetuner import answer_loss
+from lit_simignore.interventions.eah import EAH
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
@@ -218,9 +219,19 @@ def test_an_annealed_schedule_falls_to_its_target() -> None:
     assert kept[0] == 16 and kept[-1] == round(16 * 0.25) and kept == sorted(kept, reverse=True)
 
 
-@pytest.mark.parametrize("part", [Simignore(num_keep=4), RandomTokens(num_keep=4)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_intervention_trains_beside_a_pruner_that_is_annealed(checkpointing: bool) -> None:
+    schedule, eah = PruneSchedule(kind="annealed", steps=2), EAH(layer_idx=1)
+    assert schedule.parts_at((Simignore(keep_ratio=0.2), eah), 2, 10)[1] is eah
+    tuning = Tuning(gradient_checkpointing=checkpointing)
+    lit = module(Simignore(keep_ratio=0.25), eah, schedule=schedule, tuning=tuning)
+    losses = fit(lit, data(), 3)
+    assert len(losses) == 3 and not own_hooks(lit.vlm)
+
+
+@pytest.mark.parametrize("part", [Simignore(num_keep=4), RandomTokens(num_keep=4), EAH(layer_idx=1)])
 def test_a_count_cannot_be_annealed(part) -> None:
-    with pytest.raises(UserError, match="needs keep_ratio"):
+    with pytest.raises(UserError, match="needs (keep_ratio|something to anneal)"):
         module(part, schedule=PruneSchedule(kind="annealed"))
 
 
