@@ -46,7 +46,9 @@ def small(recipe: str, tmp_path: Path, scienceqa: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.slow] * (name != "llava-1.5-7b-scienceqa")) for name in RECIPES]
+)
 def test_a_recipe_runs_as_it_is_shipped(
     recipe: str, tmp_path: Path, scienceqa: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
