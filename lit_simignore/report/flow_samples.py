@@ -10,7 +10,7 @@ import numpy as np
 from lit_simignore.report.cluster_picture import ablation_table, cluster_picture
 from lit_simignore.report.flow_folder import FlowSample, FlowView
 from lit_simignore.report.folder import RunFolder
-from lit_simignore.report.formats import clean, one_line, plural, shorten
+from lit_simignore.report.formats import clean, number, one_line, plural, shorten
 from lit_simignore.report.heat import Sprite, heat_picture, plain_picture, sprite, sprite_definition
 from lit_simignore.report.markup import Markup, element
 from lit_simignore.report.media import MediaEntry, Picture
@@ -101,7 +101,8 @@ class _Card:
         base = self.records.get(BASELINE) or next(iter(self.records.values()), None)
         if base is None:
             return None
-        right = None if base.score is None else ("✓ right" if base.score >= 0.5 else "✗ wrong")
+        score = number(base.score)
+        right = None if score is None else ("✓ right" if score >= 0.5 else "✗ wrong")
         gold = f"; the answer is {shorten(one_line(base.answer), 80)}" if base.answer is not None else ""
         said = shorten(one_line(clean(base.output)), 120) or "(nothing)"
         return element(
@@ -220,7 +221,8 @@ class _Card:
 
 def _said(record: Prediction) -> Markup:
     text = record.error if record.error is not None else record.output
-    right = "" if record.score is None else ("✓ " if record.score >= 0.5 else "✗ ")
+    score = number(record.score)
+    right = "" if score is None else ("✓ " if score >= 0.5 else "✗ ")
     return element("p", right, element("bdi", shorten(one_line(clean(text)), 60) or "(nothing)"), class_="said")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -162,30 +162,35 @@ def install_tap(attention: nn.Module, observer: Observer | None = None) -> TapHa
 def tapped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The registered function: report, then do what the module would have done, edited where the call says so."""
+    """The registered function: report, then do what the module would have done, edited where the call says so.
+
+    A run sees what the layer computed (its stages score before anything is edited); taps see what the kernel is given.
+    """
     run: Observer | None = kwargs.pop(RUN, None)
     edits: LayerEdits | None = kwargs.pop(EDITS, None)
     probing = run is not None and run.probing  # asked for by that run alone, which wants no output
-    listeners = [run] if probing else [run, *getattr(module, TAP).observers]
-    heard = [listener for listener in listeners if listener is not None]
-    if heard:
+    taps = [] if probing else [tap for tap in getattr(module, TAP).observers if tap is not None]
+    if run is not None or taps or edits is not None:
         _check_kernel(attention_mask, kwargs)
-        layer = int(getattr(module, "layer_idx", -1))
-        scaling, causal = _rule(module, query, kwargs)
+    scaling, causal = _rule(module, query, kwargs)
+    layer = int(getattr(module, "layer_idx", -1))
+
+    def report(listeners: Sequence[Observer], query: Tensor, key: Tensor, value: Tensor) -> None:
         stored = slice(query.shape[2])
         heads = Heads(query, key[:, :, stored], attention_mask, scaling, causal, value[:, :, stored])
-        for listener in heard:
+        for listener in listeners:
             listener.observe(layer, heads)
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        report(taps, query, key, value)
+        return call_original(module, query, key, value, attention_mask, **kwargs)
+
+    if run is not None:
+        report([run], query, key, value)
     if probing:
         return torch.zeros_like(query.transpose(1, 2)), None
     if edits is None:
-        return call_original(module, query, key, value, attention_mask, **kwargs)
-    _check_kernel(attention_mask, kwargs)
-    scaling, causal = _rule(module, query, kwargs)
-
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
-        return call_original(module, query, key, value, attention_mask, **kwargs)
-
+        return kernel(query, key, value)
     return edits.attend(kernel, query, key, value, attention_mask, scaling, causal)
 
 

@@ -257,9 +257,9 @@ def capture(
 
     Works alone and inside :func:`~lit_simignore.surgery.attach.attach` (enter it second), on every family, with
     batches, padding, grouped heads and pruning: a layer is described by its :class:`~lit_simignore.surgery.layout.
-    Layout`, results are given for the prompt's own visual tokens. Where an intervention edits a layer's attention,
-    its queries and keys are shown as they were before the edit. Results of the model do not change by a bit; leaving
-    the block, by whatever way, leaves no hook behind.
+    Layout`, results are given for the prompt's own visual tokens. Where an intervention changes what a layer's kernel
+    is given, that is what is shown; rows that it computes beside the kernel (the visual boost) and gains of heads are
+    not. Results of the model do not change by a bit; leaving the block, by whatever way, leaves no hook behind.
 
     Args:
         model: a Hugging Face model of a known family, or a wrapper of one.

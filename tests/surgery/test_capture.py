@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_simignore.attribution.targets import answer_score
+from lit_simignore.interventions.eah import EAH
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.truncation import Truncation
@@ -215,6 +216,21 @@ def _positions(model: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
         return {}
     names = ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
     return {"position_ids": model.base_model.get_rope_index(**{name: inputs[name] for name in names})[0]}
+
+
+def test_under_eah_all_heads_show_the_winners_map() -> None:
+    model, _, forced = case("llava")
+    with torch.no_grad(), capture(model, layers=[1, 2], read=rows_of(forced)) as seen:
+        run(model, forced.inputs)
+    before = [rows.clone() for rows in seen.layers[1].read]
+    eah = EAH(layer_idx=1, threshold=0.5)
+    with torch.no_grad(), attach(model, eah) as trace, capture(model, layers=[1, 2], read=rows_of(forced)) as seen:
+        run(model, forced.inputs)
+    winners = trace.edits[0].found["winning_head"].tolist()
+    assert max(winners) >= 0
+    for row, winner in enumerate(winners):
+        expected = before[row] if winner < 0 else before[row][winner].expand_as(before[row])
+        assert torch.allclose(seen.layers[1].read[row], expected, atol=1e-6)
 
 
 def test_a_pruned_column_that_is_asked_for_is_named() -> None:
