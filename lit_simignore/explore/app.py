@@ -29,6 +29,7 @@ from lit_simignore.explore.words import all_words, unknown_words
 from lit_simignore.report import html
 from lit_simignore.report.markup import element
 from lit_simignore.surgery.images import open_bytes
+from lit_simignore.surgery.load import BUNDLED
 from lit_simignore.types import UserError
 
 MAX_WISH_BYTES = 64 << 10
@@ -73,7 +74,14 @@ def open_counter(desk: Desk, name: str, max_upload_mib: int) -> Counter:
     wish = Wish(held.key, example.questions[0].text)
     words = all_words(desk.processor.tokenizer)
     page = render_page(
-        name, desk.about(), examples, desk.offers(wish, held), words, desk.num_visual(wish, held), max_upload_mib
+        name,
+        desk.about(),
+        examples,
+        desk.offers(wish, held),
+        words,
+        desk.num_visual(wish, held),
+        max_upload_mib,
+        bundled=name in BUNDLED,
     )
     return Counter(desk, shelf, Turns(), page, max_upload_mib)
 

@@ -29,6 +29,7 @@ def render_page(
     words: Sequence[str],
     num_visual: int,
     max_upload_mib: int,
+    bundled: bool = False,
 ) -> str:
     """The whole page as text.
 
@@ -40,6 +41,7 @@ def render_page(
         words: the model's whole vocabulary where it is small; else empty.
         num_visual: visual tokens of the first example.
         max_upload_mib: largest image file, in MiB.
+        bundled: whether it is a bundled model, which saw nothing but scenes like the examples.
     """
     head = element(
         "head",
@@ -55,7 +57,7 @@ def render_page(
     asked = element("div", _image_box(examples, max_upload_mib), _question_box(examples), class_="side")
     answered = element("div", _method_box(offers, num_visual), _results(), class_="main")
     form = element("form", asked, answered, id="wish", autocomplete="off", novalidate=True)
-    body = element("main", _header(name, about), _vocabulary(name, words), form)
+    body = element("main", _header(name, about), _vocabulary(name, words, bundled), form)
     return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en") + "\n"
 
 
@@ -68,12 +70,13 @@ def _header(name: str, about: Sequence[str]) -> Markup:
     )
 
 
-def _vocabulary(name: str, words: Sequence[str]) -> Markup | None:
+def _vocabulary(name: str, words: Sequence[str], bundled: bool) -> Markup | None:
     if not words:
         return None
+    pictures = " and pictures like those below" if bundled else ""
     return element(
         "details",
-        element("summary", f"{name} knows {len(words)} words and pictures like those below, and nothing else"),
+        element("summary", f"{name} knows {len(words)} words{pictures}, and nothing else"),
         element("p", " ".join(words), class_="note"),
     )
 
