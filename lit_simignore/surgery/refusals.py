@@ -123,8 +123,16 @@ def refuse_packed(decoder: Any, inputs: Mapping[str, Any]) -> None:
 
 
 def refuse_mixed_attention(decoder: Any) -> None:
-    """Masks are made once for all layers: one layer with another implementation would misread them."""
+    """Masks are made once for all layers: one layer with another implementation would misread them.
+
+    An implementation without any kind of mask would see what is hidden.
+    """
     common = decoder.config._attn_implementation
+    if common not in ALL_MASK_ATTENTION_FUNCTIONS:
+        raise UserError(
+            f"attention {common!r} is registered without a mask, so transformers gives it none and padding is seen; "
+            f"add transformers.AttentionMaskInterface.register({common!r}, ...) with the mask that it reads"
+        )
     for number, layer in enumerate(decoder.layers):
         config = getattr(getattr(layer, "self_attn", None), "config", None)
         own = getattr(config, "_attn_implementation", common)

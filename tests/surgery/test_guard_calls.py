@@ -19,6 +19,7 @@ from tests.masked_reference import (
     distance,
     generate,
     reference_inputs,
+    visible_mask,
 )
 from tests.surgery.guarding import ENTRY_AND_STAGE, HALF, STAGE, HalfAt, hiding, refused
 from tests.tiny_families import tiny_family, tiny_family_batch
@@ -207,3 +208,18 @@ def test_ddp_prunes_and_gives_the_gradients_of_the_inner_model(tmp_path, batch):
     assert [len(kept) for kept in trace.kept] == [5, 5, 5]
     for one, other in zip(inner.parameters(), model.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None) and (one.grad is None or torch.equal(one.grad, other.grad))
+
+
+def test_a_head_with_a_bias_gives_dropped_rows_its_bias_and_others_their_logits(batch):
+    model = tiny_llava()
+    plain = model.lm_head
+    model.lm_head = nn.Linear(plain.in_features, plain.out_features)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(plain.weight)
+        with attach(model, HALF, spans=batch.spans) as trace:
+            logits = model(**batch.inputs).logits
+        expected = model(**reference_inputs(batch.inputs, trace.kept)).logits
+    seen = visible_mask(batch.inputs, trace.kept).bool()
+    dropped = ~seen & batch.inputs["attention_mask"].bool()
+    assert distance(logits[seen], expected[seen]) < 1e-4
+    assert bool((logits[dropped] == model.lm_head.bias).all())

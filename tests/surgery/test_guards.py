@@ -83,6 +83,24 @@ def test_one_layer_with_an_implementation_of_its_own_is_refused(batch, common, o
         model(**batch.inputs)
 
 
+def test_an_implementation_without_masks_is_refused_and_taken_with_one(batch):
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register("of_a_user", sdpa_attention_forward)
+    model = tiny_llava()
+    with torch.no_grad():
+        expected = model(**batch.inputs).logits
+    model.set_attn_implementation({"text_config": "of_a_user"})
+    with pytest.raises(UserError, match="registered without a mask"), attach(model, HALF):
+        pass
+    AttentionMaskInterface.register("of_a_user", sdpa_mask)
+    alive = batch.inputs["attention_mask"].bool()
+    with torch.no_grad(), attach(model, RandomTokens(keep_ratio=1.0), spans=batch.spans):
+        assert distance(model(**batch.inputs).logits[alive], expected[alive]) < 1e-5
+
+
 # -- sliding windows, which count slots
 
 
