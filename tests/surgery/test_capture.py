@@ -254,7 +254,7 @@ def test_generate_shows_its_prompt_and_later_steps_change_nothing() -> None:
     assert [seen.grids(row) for row in range(3)] == batch.grids
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_rows_of_a_forced_answer_predict_what_was_generated(name: str) -> None:
     model, batch, _ = case(name)
     with torch.no_grad():
