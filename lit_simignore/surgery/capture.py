@@ -21,8 +21,8 @@ from lit_simignore.attribution.saliency import row_saliency
 from lit_simignore.surgery.attach import attach, is_attached, unwrap
 from lit_simignore.surgery.attention import Heads, install_tap
 from lit_simignore.surgery.families import family_of
-from lit_simignore.surgery.hooks import Prefill, current_prefill
 from lit_simignore.surgery.layout import Layout
+from lit_simignore.surgery.running import Prefill, current_prefill
 from lit_simignore.types import UserError
 
 ROWS_AT_ONCE = 128

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar, Token
 from typing import Any
 
 import torch
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from lit_simignore.interventions.base import Branch, Intervention, LogitsIntervention
-from lit_simignore.metrics.flops import DecoderShape, decoder_budget
+from lit_simignore.metrics.flops import DecoderShape
 from lit_simignore.surgery.attention import RUN
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
 from lit_simignore.surgery.calls import Signature, cache_in, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
-from lit_simignore.surgery.contrast import SECOND, Begun, Contrast, contrasting_part
+from lit_simignore.surgery.contrast import SECOND, Contrast, contrasting_part
 from lit_simignore.surgery.decode import later_inputs
 from lit_simignore.surgery.drops import ENDS_OF_PROMPTS, Drop
-from lit_simignore.surgery.edits import LayerInterventions, attention_parts, edit_traces, refuse_foreign_edits
+from lit_simignore.surgery.edits import LayerInterventions, attention_parts, refuse_foreign_edits
 from lit_simignore.surgery.families._mrope import MultiAxisRope
 from lit_simignore.surgery.families.base import Family
 from lit_simignore.surgery.masks import alive_columns
@@ -41,41 +40,15 @@ from lit_simignore.surgery.refusals import (
     refuse_window,
     window_of,
 )
-from lit_simignore.surgery.rows import ColumnMap, hide_columns, scatter_rows
+from lit_simignore.surgery.rows import hide_columns, scatter_rows
+from lit_simignore.surgery.running import PREFILL, Prefill, begun_prefill, pruned_prefill
 from lit_simignore.surgery.runs import visual_runs
 from lit_simignore.surgery.smaller_images import smaller_images
-from lit_simignore.surgery.stages import DecoderRun, LayerStages
+from lit_simignore.surgery.stages import LayerStages
 from lit_simignore.surgery.towers import VISION_OFFERS
 from lit_simignore.surgery.trace import CallTrace, Trace
 from lit_simignore.surgery.vision import VisionTaps
 from lit_simignore.types import UserError
-
-
-class Prefill:
-    """One prefill on its way from the model's pre-hook to the decoder's post-hook."""
-
-    def __init__(self, prompt: Prompt, entrance: nn.Module) -> None:
-        self.prompt = prompt
-        self.entrance = entrance
-        self.slots: Slots | None = None
-        self.whole: Slots | None = None
-        self.columns: ColumnMap | None = None
-        self.hiding: ColumnMap | None = None
-        self.run: DecoderRun | None = None
-        self.call: CallTrace | None = None
-        self.num_text: list[int] = []
-        self.token: Token[Prefill | None] | None = None
-
-
-_PREFILL: ContextVar[Prefill | None] = ContextVar("lit_simignore_prefill", default=None)
-
-
-def current_prefill() -> Prefill | None:
-    """The prefill that is running in this thread; ``None`` between calls, in later steps and in the backward pass.
-
-    Second runs of a prompt are not counted.
-    """
-    return _PREFILL.get() if SECOND.get() is None else None
 
 
 class Attachment:
@@ -120,7 +93,7 @@ class Attachment:
         return Contrast(
             part, self.entrances[-1], encoder, self.owner, self.shape,
             multi_axis=isinstance(self.family, MultiAxisRope), images_per_row=self.family.images_per_row,
-            begun=self._begun,
+            begun=begun_prefill,
         )  # fmt: skip
 
     # -- lifecycle
@@ -193,7 +166,7 @@ class Attachment:
 
     def _begin(self, module: nn.Module, ids: Tensor | None, embeds: Tensor | None, inputs: Mapping[str, Any]) -> None:
         second = SECOND.get()
-        if (second is not None and second.bare) or (module is not self.entrances[0] and _PREFILL.get() is not None):
+        if (second is not None and second.bare) or (module is not self.entrances[0] and PREFILL.get() is not None):
             return  # nothing is visual in it, or an outer entrance has seen more of the prompt than this one does
         refuse_video(inputs)
         explicit = EXPLICIT.get()
@@ -214,14 +187,14 @@ class Attachment:
         else:
             return
         prefill = Prefill(prompt, module)
-        prefill.token = _PREFILL.set(prefill)
+        prefill.token = PREFILL.set(prefill)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._signatures[module].is_single_step(args, kwargs):
             return
-        prefill = _PREFILL.get()
+        prefill = PREFILL.get()
         if prefill is not None and prefill.entrance is module and prefill.token is not None:
-            _PREFILL.reset(prefill.token)
+            PREFILL.reset(prefill.token)
             prefill.token = None
 
     def _warn_without_spans(self, prompt: Prompt) -> None:
@@ -238,7 +211,7 @@ class Attachment:
     def _shorten(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._signatures[module].is_single_step(args, kwargs):
             return None
-        prefill = _pruned_prefill()
+        prefill = pruned_prefill()
         if prefill is None or prefill.call is not None:
             return None
         inputs = self._signatures[module].named(args, kwargs)
@@ -308,10 +281,10 @@ class Attachment:
     def _restore(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self._signatures[module].is_single_step(args, kwargs):
             return None
-        prefill = _pruned_prefill()
+        prefill = pruned_prefill()
         if prefill is None or prefill.call is None:
             return None
-        self._record(prefill)
+        prefill.close(self.shape, self.trace, 0 if self.masks else len(self.entry))
         inside = None if prefill.run is None else prefill.run.columns
         edits = None if prefill.run is None else prefill.run.edits
         if prefill.columns is None and inside is None and edits is None:
@@ -332,39 +305,3 @@ class Attachment:
             return (full, *output[1:])
         output.last_hidden_state = full
         return output
-
-    def _record(self, prefill: Prefill) -> None:
-        """Close the call's trace with its budgets."""
-        call = prefill.call
-        assert call is not None
-        left: dict[int, list[int]] = {}
-        if prefill.run is not None:
-            prefill.run.finish()
-            left = prefill.run.left
-        for sample, total in enumerate(call.num_visual):
-            layers, computed = [], total
-            if self.entry and not self.masks:
-                computed = len(call.stages[len(self.entry) - 1].kept[sample])
-            for layer in range(self.shape.num_layers):
-                computed = left[layer][sample] if layer in left else computed
-                layers.append(computed)
-            budget = decoder_budget(self.shape, layers, total=total, text_tokens=prefill.num_text[sample])
-            call.budgets.append(budget)
-        call.edits = [] if prefill.run is None else edit_traces(prefill.run.edits, prefill.prompt.repeats)
-        second = SECOND.get()
-        if second is None:
-            self.trace.add(call)
-        else:
-            second.call = call
-
-    def _begun(self) -> Begun | None:
-        prefill = _PREFILL.get()
-        if prefill is None or prefill.call is None or prefill.whole is None:
-            return None
-        return Begun(prefill.prompt, prefill.whole, prefill.call, prefill.num_text)
-
-
-def _pruned_prefill() -> Prefill | None:
-    """The prefill that the decoder's hooks act on: none in a second run without visual tokens."""
-    second = SECOND.get()
-    return None if second is not None and second.bare else _PREFILL.get()
