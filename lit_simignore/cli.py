@@ -51,7 +51,7 @@ Fine-tune a model with pruning switched on, and show what training brought back 
 
   python train.py
   python train.py pruning=random@keep_ratio=0.25 tuning.kind=full training.steps=300
-  python train.py pruning=simignore@keep_ratio=0.12 schedule=annealed
+  python train.py pruning=simignore@keep_ratio=0.12 schedule.kind=annealed
   python train.py data.source=conversations data.path=chats.json model=llava-1.5-7b trainer.devices=8
   python train.py experiment=llava-1.5-7b-scienceqa
   python train.py experiment=pico                     the bundled model, from scratch
