@@ -14,7 +14,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_simignore.engine.finetune_checkpoints import FOLDER
-from lit_simignore.engine.launch import _check_world, _count, _strategy, _world
+from lit_simignore.engine.launch import check_world, count_devices, strategy_of, world_of
+from lit_simignore.engine.rendezvous import meet_anew
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import ExitOnSigterm
 from lit_simignore.types import UserError
@@ -60,7 +61,7 @@ def build_training(
     Raises:
         UserError: a strategy whose package is missing, or torchrun started another number of processes.
     """
-    devices, num_nodes = _world(settings)
+    devices, num_nodes = world_of(settings)
     try:
         trainer = L.Trainer(
             accelerator=settings.accelerator,
@@ -84,16 +85,17 @@ def build_training(
         )
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-    _check_world(trainer)
+    check_world(trainer)
+    meet_anew(timedelta(hours=settings.timeout_hours))
     return trainer
 
 
 def _training_strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
     if settings.strategy != FSDP2:
-        return _strategy(settings, devices, num_nodes)
+        return strategy_of(settings, devices, num_nodes)
     # One file, whole, in the first process: checkpoints do not depend on how many processes wrote them.
     return ModelParallelStrategy(
-        data_parallel_size=_count(devices, settings.accelerator) * num_nodes,
+        data_parallel_size=count_devices(devices, settings.accelerator) * num_nodes,
         tensor_parallel_size=1,
         save_distributed_checkpoint=False,
         timeout=timedelta(hours=settings.timeout_hours),

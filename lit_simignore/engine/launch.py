@@ -38,12 +38,12 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
     Raises:
         UserError: torchrun started another number of processes than the settings make.
     """
-    devices, num_nodes = _world(settings)
+    devices, num_nodes = world_of(settings)
     trainer = L.Trainer(
         accelerator=settings.accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=_strategy(settings, devices, num_nodes),
+        strategy=strategy_of(settings, devices, num_nodes),
         precision=settings.precision,  # type: ignore[arg-type]
         logger=False,
         callbacks=list(callbacks),
@@ -55,12 +55,12 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
         default_root_dir=run_dir,
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
     )
-    _check_world(trainer)
+    check_world(trainer)
     meet_anew(timedelta(hours=settings.timeout_hours))
     return trainer
 
 
-def _world(settings: EvaluationSettings) -> tuple[int | str, int]:
+def world_of(settings: EvaluationSettings) -> tuple[int | str, int]:
     """Devices and nodes; ``auto`` means what torchrun says, where torchrun says something."""
     devices, num_nodes = settings.devices, settings.num_nodes
     if isinstance(devices, str) and devices.strip().isdecimal():
@@ -70,10 +70,10 @@ def _world(settings: EvaluationSettings) -> tuple[int | str, int]:
     return devices, num_nodes
 
 
-def _strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
+def strategy_of(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
     """The strategy with a time limit that fits an evaluation, where it is one of ddp's kinds."""
     name = settings.strategy
-    if name == "auto" and (num_nodes > 1 or _count(devices, settings.accelerator) > 1):
+    if name == "auto" and (num_nodes > 1 or count_devices(devices, settings.accelerator) > 1):
         name = "ddp"
     if not isinstance(name, str) or name not in _START_METHODS:
         return name
@@ -81,7 +81,7 @@ def _strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) 
     return DDPStrategy(start_method=_START_METHODS[name], timeout=limit)  # type: ignore[arg-type]
 
 
-def _count(devices: int | str, accelerator: str) -> int:
+def count_devices(devices: int | str, accelerator: str) -> int:
     """How many devices of this machine are meant: ``2``, ``"0,3"``, or all there are."""
     if isinstance(devices, str) and "," in devices:
         return len([entry for entry in devices.split(",") if entry.strip()])
@@ -90,7 +90,12 @@ def _count(devices: int | str, accelerator: str) -> int:
     return int(devices)
 
 
-def _check_world(trainer: L.Trainer) -> None:
+def check_world(trainer: L.Trainer) -> None:
+    """Refuse a trainer of another size than what was started.
+
+    Raises:
+        UserError: torchrun started another number of processes than the settings make.
+    """
     started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
     if started != trainer.world_size:
         raise UserError(
