@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.stride import Stride
 from lit_simignore.surgery.attach import attach
 from lit_simignore.types import UserError
+from tests.contracts.test_family_methods import METHODS, build, missing
 from tests.masked_reference import IMAGE_ID, distance, generate, num_hooks
 from tests.naive_attention import Rule, ablate, boost_image, broadcast_densest, naively
 from tests.tiny_families import BUILDERS, FamilyBatch, tiny_family, tiny_family_batch
@@ -233,3 +235,20 @@ def test_an_image_that_is_encoded_inside_generate_cannot_be_made_noisy() -> None
         pass
 
 
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not missing("llava", name)])
+def test_every_pruner_goes_together_with_interventions(method: str) -> None:
+    """An idle rule changes no bit of what the pruner does alone; one that acts sees what the pruner left."""
+    model = tiny_family("llava")
+    batch = tiny_family_batch("llava", model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no spans: whatever is text counts
+        alone = run(model, batch, build(method))
+        idle = run(model, batch, build(method), EAH(threshold=900.0))
+        acting = run(model, batch, EAH(layer_idx=3, threshold=0.1), build(method))
+    assert torch.equal(alone[1], idle[1])
+    assert all(torch.equal(a, b) for a, b in zip(alone[2].kept, acting[2].kept, strict=True))
+    heads = acting[2].edits[0].found["winning_head"].tolist()
+    reaches = [len(kept) > 0 for kept in acting[2].kept]
+    assert [head >= 0 for head in heads] == reaches, "a head wins exactly where visual tokens are left in layer 3"
