@@ -19,8 +19,8 @@ from lit_simignore.surgery.rows import ColumnMap
 from lit_simignore.types import UserError
 
 if TYPE_CHECKING:
-    from lit_simignore.surgery.contrast import SecondRun
     from lit_simignore.surgery.edits import EditState
+    from lit_simignore.surgery.second_run import SecondRun
 
 STATE = "_lit_simignore"
 

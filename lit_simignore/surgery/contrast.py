@@ -6,90 +6,25 @@ the first one's, and combines the two predictions. ``generate`` chooses from wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from lit_simignore.interventions.base import Branch, Intervention, LogitsIntervention
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
 from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember, state_of
 from lit_simignore.surgery.calls import CACHE_NAMES, Signature, cache_in, cache_name
-from lit_simignore.surgery.prompt import Prompt, Slots
 from lit_simignore.surgery.refusals import VISION_INPUTS
 from lit_simignore.surgery.rows import ColumnMap, gather_rows, keep_columns
 from lit_simignore.surgery.second_image import PixelNotes, noisy_features
-from lit_simignore.surgery.trace import CallTrace
+from lit_simignore.surgery.second_run import SECOND, Begun, Second, SecondRun, under_way
 from lit_simignore.types import UserError
 
 _PASSED_ON = ("use_cache", "logits_to_keep", "return_dict")
-
-
-@dataclass(slots=True, eq=False)
-class SecondRun:
-    """What hangs on the first run's cache.
-
-    Args:
-        name: class of the intervention that made it.
-        cache: the second run's own.
-        length: columns of the first run's prompt.
-        mask: ``(B, n)`` bool, real columns of the second prompt where it has no visual tokens; ``None`` otherwise.
-    """
-
-    name: str
-    cache: Cache
-    length: int
-    mask: Tensor | None = None
-
-    def reorder(self, beam_idx: Tensor) -> None:
-        """Follow the beams of the first run."""
-        self.cache.reorder_cache(beam_idx)
-        if self.mask is not None:
-            self.mask = self.mask.index_select(0, beam_idx.to(self.mask.device))
-
-    def refuse(self, what: str) -> None:
-        """Refuse a change of the first cache that the second does not follow."""
-        raise UserError(f"{self.name} runs the prompt twice and does not follow {what}: leave one of the two out")
-
-
-@dataclass(slots=True, eq=False)
-class Second:
-    """A second run that is under way: what the hooks of its own forward need to know.
-
-    Args:
-        bare: whether its prompt has no visual tokens, so that nothing is pruned, edited or recorded.
-        edits: whether attention interventions act in it.
-        call: its trace, once its prefill was recorded.
-    """
-
-    bare: bool
-    edits: bool
-    call: CallTrace | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Begun:
-    """What the first run knows of its prompt when its prefill ends.
-
-    Args:
-        prompt: the prefill.
-        slots: its columns, none of them dropped yet.
-        call: its trace.
-        num_text: real text columns per sample.
-    """
-
-    prompt: Prompt
-    slots: Slots
-    call: CallTrace
-    num_text: list[int]
-
-
-SECOND: ContextVar[Second | None] = ContextVar("lit_simignore_second", default=None)
 
 _CALL: ContextVar[tuple[dict[str, Any], bool] | None] = ContextVar("lit_simignore_call", default=None)
 
@@ -273,7 +208,7 @@ class Contrast:
     def _run(self, given: dict[str, Any], second: Second) -> Any:
         """The model once more; what it remembers of positions between calls belongs to the first run."""
         remembered = vars(self.encoder).get("rope_deltas")
-        with _under_way(second):
+        with under_way(second):
             output = self.module(**given)
         if remembered is not None:
             self.encoder.rope_deltas = remembered
@@ -287,15 +222,6 @@ class Contrast:
             other = second if self.part.contrasts_at(step) else first
             rows.append(self.part.combine(first[:, number], other[:, number]))
         return torch.stack(rows, dim=1)
-
-
-@contextmanager
-def _under_way(second: Second) -> Iterator[None]:
-    token = SECOND.set(second)
-    try:
-        yield
-    finally:
-        SECOND.reset(token)
 
 
 def contrasting_part(parts: Sequence[Intervention]) -> LogitsIntervention | None:

@@ -22,7 +22,7 @@ from lit_simignore.surgery.trace import EditTrace
 from lit_simignore.types import UserError
 
 if TYPE_CHECKING:
-    from lit_simignore.surgery.contrast import Second
+    from lit_simignore.surgery.second_run import Second
 
 
 @dataclass(slots=True, eq=False)

@@ -21,7 +21,7 @@ from lit_simignore.surgery.cache import CacheState, Owner, check_cache, remember
 from lit_simignore.surgery.calls import Signature, cache_in, note_ids, take_noted_ids
 from lit_simignore.surgery.choose import Place, check_labels, choose_visual
 from lit_simignore.surgery.columns import EXPLICIT
-from lit_simignore.surgery.contrast import SECOND, Contrast, contrasting_part
+from lit_simignore.surgery.contrast import Contrast, contrasting_part
 from lit_simignore.surgery.decode import later_inputs
 from lit_simignore.surgery.drops import ENDS_OF_PROMPTS, Drop
 from lit_simignore.surgery.edits import LayerInterventions, attention_parts, refuse_foreign_edits
@@ -43,6 +43,7 @@ from lit_simignore.surgery.refusals import (
 from lit_simignore.surgery.rows import hide_columns, scatter_rows
 from lit_simignore.surgery.running import PREFILL, Prefill, begun_prefill, pruned_prefill
 from lit_simignore.surgery.runs import visual_runs
+from lit_simignore.surgery.second_run import SECOND
 from lit_simignore.surgery.smaller_images import smaller_images
 from lit_simignore.surgery.stages import LayerStages
 from lit_simignore.surgery.towers import VISION_OFFERS

@@ -7,10 +7,10 @@ from contextvars import ContextVar, Token
 from torch import nn
 
 from lit_simignore.metrics.flops import DecoderShape, decoder_budget
-from lit_simignore.surgery.contrast import SECOND, Begun
 from lit_simignore.surgery.edits import edit_traces
 from lit_simignore.surgery.prompt import Prompt, Slots
 from lit_simignore.surgery.rows import ColumnMap
+from lit_simignore.surgery.second_run import SECOND, Begun
 from lit_simignore.surgery.stages import DecoderRun
 from lit_simignore.surgery.trace import CallTrace, Trace
 
