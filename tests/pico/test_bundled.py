@@ -30,7 +30,7 @@ assert not any(name.startswith("lit_simignore") for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [BUNDLED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BUNDLED[1:])])
 def test_transformers_loads_and_runs_it_without_this_package(name, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", OUTSIDE, str(ASSETS / name)], cwd=tmp_path, capture_output=True, text=True, timeout=300

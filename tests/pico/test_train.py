@@ -29,6 +29,7 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert [module.rate(step) for step in range(7)] == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     whole = training.train(tiny(tmp_path / "whole"))
 
@@ -50,6 +51,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", list(Alignment))
 def test_the_export_is_a_plain_folder_with_its_recipe(tmp_path, alignment):
     folder = training.train(tiny(tmp_path, alignment=alignment))

@@ -192,6 +192,7 @@ def test_adapters_and_interventions_live_together(batch):
     assert torch.equal(sequences, expected)
 
 
+@pytest.mark.slow
 def test_compiled_decoding_has_no_graph_break(batch):
     import torch._dynamo as dynamo
     from transformers import CompileConfig

@@ -346,6 +346,7 @@ def test_rows_of_a_pruned_cache_can_be_reordered_repeated_and_taken(model, batch
         assert distance(step(caches[3], order[:2]), expected[order[:2]]) < 1e-4
 
 
+@pytest.mark.slow
 def test_compiled_decoding_on_a_static_cache_has_no_graph_break(model, batch):
     import torch._dynamo as dynamo
     from transformers import CompileConfig
