@@ -5,7 +5,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+
+# Some tests fork. A fork of a process that has threads for its matrices waits for them for ever, so there are none; the
+# models are too small to gain from any.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
