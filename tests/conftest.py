@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-
 # Some tests fork. A fork of a process that has threads for its matrices waits for them for ever, so there are none; the
 # models are too small to gain from any.
 torch.set_num_threads(1)
