@@ -13,12 +13,24 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 torch.set_num_threads(1)
 
 
+_MEETING = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"} - set(os.environ)
+
+
 @pytest.fixture(autouse=True)
 def first_process() -> Iterator[None]:
-    """Lightning keeps the rank of the last Trainer in a global, and loggers of later tests would stay silent."""
-    rank_zero_only.rank = 0
+    """Lightning keeps the rank of the last Trainer in a global, and loggers of later tests would stay silent.
+
+    It also leaves the address where processes met in the environment, which later tests hand on to theirs.
+    """
+    _forget_others()
     yield
+    _forget_others()
+
+
+def _forget_others() -> None:
     rank_zero_only.rank = 0
+    for name in _MEETING:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True, scope="session")
