@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytest
 import torch
 from transformers import SiglipVisionConfig
 
-from lit_simignore.pruning.base import Features, Need, Pruner
 from lit_simignore.pruning.fastervlm import FasterVLM
 from lit_simignore.pruning.fastv import FastV
 from lit_simignore.pruning.prumerge import PruMerge
 from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.visionzip import VisionZip
 from lit_simignore.surgery.attach import attach
-from lit_simignore.surgery.towers import READS_CLASS_TOKEN, by_module
-from lit_simignore.types import Selection, UserError
+from lit_simignore.surgery.towers import by_module
+from lit_simignore.types import UserError
+from tests.contracts.test_family_towers import ClassWatcher as Watcher
 from tests.masked_reference import distance, generate, num_hooks, reference_inputs
 from tests.tiny_models import tiny_batch, tiny_llava
-
-
-@dataclass(kw_only=True)
-class Watcher(Pruner):
-    """Looks at all that the tower offers."""
-
-    needs: ClassVar[frozenset[Need]] = READS_CLASS_TOKEN
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.seen: list[Features] = []
-
-    def choose(self, features: Features) -> Selection:
-        self.seen.append(features)
-        return Selection(kept=torch.arange(0, features.visual.shape[0], 3))
-
-    def with_budget(self, definition, num_tokens, shape=None):
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module", params=[-1, -2])
