@@ -12,7 +12,7 @@ import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +88,16 @@ class Observer(Protocol):
         """Receive queries and keys. May be called again when a layer is recomputed."""
 
 
+LayerKernel: TypeAlias = "Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]"
+"""Query, key and value to output ``(B, Q, H, e)`` and, where the kernel gives them, probabilities."""
+
+
 class LayerEdits(Protocol):
     """What is done to one layer's attention in one call of the model."""
 
     def attend(
         self,
-        kernel: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
+        kernel: LayerKernel,
         query: Tensor,
         key: Tensor,
         value: Tensor,

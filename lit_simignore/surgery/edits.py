@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lit_simignore.interventions.base import AttentionIntervention, Intervention, KernelInputs, LayerContext, attend
-from lit_simignore.surgery.attention import EDITS, RUN, install_tap
+from lit_simignore.surgery.attention import EDITS, RUN, LayerKernel, install_tap
 from lit_simignore.surgery.cache import CacheState, state_of
 from lit_simignore.surgery.calls import cache_in
 from lit_simignore.surgery.prompt import Slots
@@ -83,7 +83,7 @@ class LayerEdit:
 
     def attend(
         self,
-        kernel: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
+        kernel: LayerKernel,
         query: Tensor,
         key: Tensor,
         value: Tensor,
