@@ -20,21 +20,11 @@ from lit_simignore.surgery.calls import cache_in, cache_name
 from lit_simignore.types import UserError
 from tests.masked_reference import IMAGE_ID, distance, generate, num_hooks
 from tests.naive_attention import boost_image, broadcast_densest, naively
-from tests.tiny_models import tiny_batch, tiny_llava
+from tests.tiny_models import tiny_llava
 
 LAYERS = {1: broadcast_densest, 2: boost_image}
 ONE = {1: partial(broadcast_densest, scale=1.0)}
 PARTS = (EAH(), VisualBoost(first_layer=2, last_layer=2))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_llava()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return tiny_batch()
 
 
 def visual_of(batch):
