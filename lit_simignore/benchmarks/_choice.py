@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import ClassVar
 
 from lit_simignore.benchmarks._letters import INSTRUCTION, LETTERS
 from lit_simignore.benchmarks._names import metric_name
+from lit_simignore.benchmarks._scoring import Scoring, option_candidates
 from lit_simignore.benchmarks._sourced import SourcedBenchmark
 from lit_simignore.metrics.accuracy import accuracy_by_kind
 from lit_simignore.metrics.options import circular_accuracy, letter_bias
@@ -16,15 +16,6 @@ from lit_simignore.types import Candidates, ImageSource, Prediction, Role, Sampl
 
 ORDER_MARK = "~"
 """Between the id of a question and the number of places by which its options were moved."""
-
-
-class Scoring(str, Enum):
-    """How an option is chosen."""
-
-    GENERATE = "generate"
-    LETTER = "likelihood"
-    TEXT = "likelihood-text"
-    TEXT_MEAN = "likelihood-text-mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +105,7 @@ class ChoiceBenchmark(SourcedBenchmark):
 
     def candidates(self, sample: Sample) -> Candidates | None:
         """The options' letters or texts, by their letters; ``None`` if the model is to write its answer."""
-        if self.scoring is Scoring.GENERATE:
-            return None
-        letters = tuple(LETTERS[: len(sample.choices)])
-        if self.scoring is Scoring.LETTER:
-            return Candidates(letters, letters)
-        return Candidates(letters, sample.choices, per_token=self.scoring is Scoring.TEXT_MEAN)
+        return option_candidates(self.scoring, sample.choices)
 
     def aggregate(self, predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Accuracy by kind, the bias of letters and, where several orders were asked, the circular accuracy."""

@@ -21,9 +21,10 @@ from typing import Any, ClassVar
 from lit_simignore.benchmarks._letter_answers import parse_letter
 from lit_simignore.benchmarks._letters import LETTERS, letter_segments
 from lit_simignore.benchmarks._paths import inside
+from lit_simignore.benchmarks._scoring import Scoring, option_candidates
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.metrics.records import read_json_lines
-from lit_simignore.types import Role, Sample, Segment, UserError
+from lit_simignore.types import Candidates, Role, Sample, Segment, UserError
 
 _KEYS = ("id", "image", "question", "context", "choices", "answer", "group", "kind")
 _ARTICLES = ("a", "an", "the")
@@ -41,6 +42,8 @@ class JsonLinesBenchmark(Benchmark):
         allow_parent_paths: accept relative image paths that lead out of the file's folder with ``..``. Relative
             paths belong to the file's folder; absolute ones are taken as they are.
         instruction: ends every question without choices; empty for none.
+        scoring: of questions with choices: ``generate`` an answer and parse it, or take the option of the most likely
+            letter (``likelihood``) or text (``likelihood-text``, per token ``likelihood-text-mean``).
 
     A missing picture is that sample's error when its turn comes; every other fault is found before anything runs.
     """
@@ -48,6 +51,7 @@ class JsonLinesBenchmark(Benchmark):
     path: str = ""
     allow_parent_paths: bool = False
     instruction: str = "Answer the question using a single word or phrase."
+    scoring: Scoring = Scoring.GENERATE
 
     protocol: ClassVar[str] = "jsonl/1"
     max_new_tokens: ClassVar[int] = 64
@@ -82,10 +86,15 @@ class JsonLinesBenchmark(Benchmark):
         """1 for the right answer, ``None`` where none is known."""
         return None if sample.answer is None else float(parsed == sample.answer)
 
+    def candidates(self, sample: Sample) -> Candidates | None:
+        """The choices, where there are some and they are not to be written."""
+        return option_candidates(self.scoring, sample.choices)
+
     def identity(self) -> Mapping[str, object]:
         """The file's content, so that a moved file is the same data."""
         digest = hashlib.sha256(self._file().read_bytes()).hexdigest()
-        return {"protocol": self.protocol, "instruction": self.instruction, "sha256": digest}
+        asked = {"instruction": self.instruction, "scoring": self.scoring.value}
+        return {"protocol": self.protocol, **asked, "sha256": digest}
 
     def _file(self) -> Path:
         path = Path(self.path)

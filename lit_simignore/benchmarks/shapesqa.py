@@ -26,12 +26,13 @@ from PIL import Image
 
 from lit_simignore.benchmarks._letter_answers import parse_letter
 from lit_simignore.benchmarks._letters import letter_segments
+from lit_simignore.benchmarks._scoring import Scoring, option_candidates
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.metrics.hallucination import CaptionObjects, chair_scores, count_chair, count_yes_no, yes_no_scores
 from lit_simignore.shapes import questions as q
 from lit_simignore.shapes.scenes import CROWDED, EASY, PATCHES_PER_SIDE, Scene, draw_scene, patch_owners, render
 from lit_simignore.shapes.vocabulary import COLOR_NAMES, LETTERS, SHAPE_NAMES
-from lit_simignore.types import NeededPatches, Prediction, Role, Sample, Segment, UserError
+from lit_simignore.types import Candidates, NeededPatches, Prediction, Role, Sample, Segment, UserError
 
 REVISION = 1
 TASKS = ("choice", "existence", "caption", "crowded-caption")
@@ -48,12 +49,15 @@ class ShapesQA(Benchmark):
             ``more``.
         num_scenes: scenes per task; every scene gives one sample per question asked of it.
         seed: draws other scenes; the default is the one that the model card reports.
+        scoring: of multiple-choice questions: ``generate`` an answer and parse it, or take the option of the most
+            likely letter (``likelihood``) or text (``likelihood-text``, per token ``likelihood-text-mean``).
     """
 
     tasks: list[str] = field(default_factory=lambda: ["choice", "existence"])
     kinds: list[str] = field(default_factory=lambda: ["color", "shape", "hop", "count", "more"])
     num_scenes: int = 150
     seed: int = 999
+    scoring: Scoring = Scoring.GENERATE
 
     protocol: ClassVar[str] = "shapesqa-v1"
     max_new_tokens: ClassVar[int] = 48
@@ -83,7 +87,12 @@ class ShapesQA(Benchmark):
             "seed": self.seed,
             "tasks": list(self.tasks),
             "kinds": list(self.kinds),
+            "scoring": self.scoring.value,
         }
+
+    def candidates(self, sample: Sample) -> Candidates | None:
+        """The options, where there are some and they are not to be written."""
+        return option_candidates(self.scoring, sample.choices)
 
     def parse(self, output: str, sample: Sample) -> str | None:
         """A valid option letter, ``yes`` or ``no`` as first word, or the listed objects, by the kind of sample."""

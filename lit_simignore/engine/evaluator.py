@@ -145,7 +145,9 @@ class _BatchWork:
     def answer(self, method: Method) -> list[Prediction]:
         """The records that are missing of one method, in the order of the batch."""
         rows, wanted = self._rows(method)
-        found = self._try(method, rows) if wanted - self.failures.keys() else {}
+        found: dict[int, Prediction] = {}
+        for alike in self._alike(rows) if wanted - self.failures.keys() else ():
+            found |= self._try(method, alike)
         found |= {row: self._failed(method, row, self.failures[row]) for row in rows if row in self.failures}
         return [found[row] for row in sorted(wanted)]
 
@@ -158,6 +160,19 @@ class _BatchWork:
         states = [self.owner.done.get((sample.sample_id, method.name)) for sample in self.batch.samples]
         wanted = {row for row, state in enumerate(states) if not state}
         return (list(range(len(states))) if None in states else sorted(wanted)), wanted
+
+    def _alike(self, rows: Sequence[int]) -> list[list[int]]:
+        """Rows whose answers are written, and those whose answers are chosen: a neighbour never decides which."""
+        chosen = {row for row in rows if self._is_offered(self.batch.samples[row])}
+        parts = [row for row in rows if row not in chosen], [row for row in rows if row in chosen]
+        return [part for part in parts if part]
+
+    def _is_offered(self, sample: Sample) -> bool:
+        try:
+            return self.owner.benchmark.candidates(sample) is not None
+        # Asked again where the answer is due, it fails again, and there a failure costs this sample alone.
+        except Exception:
+            return True
 
     def _try(self, method: Method, rows: Sequence[int]) -> dict[int, Prediction]:
         """Answer rows together; if that fails, in smaller batches, so that only the cause of the failure is lost."""
@@ -178,11 +193,10 @@ class _BatchWork:
         return {row: self._answered(method, row, answers, place) for place, row in enumerate(rows)}
 
     def _ask(self, prompts: Prompts, method: Method) -> Answers:
-        """Answers that are written, or chosen where the benchmark gives every sample some to choose from."""
+        """Answers that are written, or chosen where the benchmark gives samples some to choose from."""
         owner = self.owner
         offered = [owner.benchmark.candidates(sample) for sample in prompts.samples]
-        given = [candidates for candidates in offered if candidates is not None]
-        if given and len(given) == len(offered):
+        if given := [candidates for candidates in offered if candidates is not None]:
             return choose(owner.vlm, owner.processor, prompts, method.parts, given)
         return answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
 

@@ -14,7 +14,7 @@ from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Opened, one_line, open_sample
 from lit_simignore.engine.generation import Prompts, answer, prompts_of
 from lit_simignore.engine.likelihood import choose
-from lit_simignore.types import Sample
+from lit_simignore.types import Sample, UserError
 
 T = TypeVar("T")
 
@@ -68,9 +68,15 @@ class Batches:
 def answers_of(
     model: nn.Module, processor: Any, benchmark: Benchmark, prompts: Prompts, parts: Sequence[object], tokens: int
 ) -> list[str]:
-    """Answers as an evaluation gets them: written, or chosen where the benchmark offers every sample some."""
+    """Answers as an evaluation gets them: written, or chosen where the benchmark offers samples some.
+
+    Raises:
+        UserError: it offers some to a part of them only; :class:`Batches` then asks in smaller batches.
+    """
     offered = [benchmark.candidates(sample) for sample in prompts.samples]
     given = [candidates for candidates in offered if candidates is not None]
-    if given and len(given) == len(offered):
+    if given and len(given) < len(offered):
+        raise UserError("answers that are written and answers that are chosen do not share a batch")
+    if given:
         return choose(model, processor, prompts, parts, given).outputs
     return answer(model, processor, prompts, parts, tokens).outputs
