@@ -29,13 +29,25 @@ class Axis:
 
 
 def linear(
-    values: Sequence[float], start: float, end: float, *, lowest: float, highest: float, wanted: int = 6
+    values: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    lowest: float,
+    highest: float,
+    wanted: int = 6,
+    narrowest: float = 1e-9,
 ) -> Axis:
-    """An axis whose ends are ticks and which holds all values, within ``lowest..highest``."""
+    """An axis whose ends are ticks and which holds all values, within ``lowest..highest``.
+
+    Values that lie within ``narrowest`` get an axis that wide about them, or of a twentieth of their size where that is
+    more: else rounding errors are drawn as differences, and labels lie over each other.
+    """
     low, high = (min(values), max(values)) if values else (lowest, highest)
-    if high - low < 1e-9:
-        margin = max(abs(high) * 0.05, 1e-6)
-        low, high = low - margin, high + margin
+    if high - low < narrowest:
+        middle = (low + high) / 2
+        margin = max(narrowest / 2, abs(middle) * 0.05 if high - low < 1e-9 else 0.0, 1e-6)
+        low, high = middle - margin, middle + margin
     step = _step((high - low) / wanted)
     low, high = max(lowest, math.floor(low / step) * step), min(highest, math.ceil(high / step) * step)
     if high <= low:

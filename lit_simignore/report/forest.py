@@ -16,6 +16,8 @@ from lit_simignore.report.verdict import Verdict, verdict
 
 ROW_HEIGHT = 24.0
 _WIDTH, _MARGIN = 170.0, 9.0
+# Points. Less than that is no difference that anyone would want magnified.
+_NARROWEST = 2.0
 
 
 class _Estimate(NamedTuple):
@@ -45,7 +47,8 @@ class Forest:
         found = [value for row in view.rows for value in _estimate(row, paired) if value is not None]
         lowest, highest = (-100.0, 100.0) if paired else (0.0, 100.0)
         ends = [*found, 0.0] if paired else found
-        scale = axis.linear(ends, _MARGIN, _WIDTH - _MARGIN, lowest=lowest, highest=highest, wanted=4)
+        span = (_MARGIN, _WIDTH - _MARGIN)
+        scale = axis.linear(ends, *span, lowest=lowest, highest=highest, wanted=4, narrowest=_NARROWEST)
         return cls(scale, paired)
 
     def heading(self) -> Markup:

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    file = ROOT / "experiments" / "performance" / "eah.py"
-    spec = importlib.util.spec_from_file_location("performance_eah", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def script(load_script) -> ModuleType:
+    return load_script("performance/eah")
 
 
 def test_the_table_has_a_line_per_method_and_is_written_where_asked(script, tmp_path, capsys) -> None:

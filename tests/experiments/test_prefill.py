@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    file = ROOT / "experiments" / "performance" / "prefill.py"
-    spec = importlib.util.spec_from_file_location("performance_prefill", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script(load_script) -> ModuleType:
+    return load_script("performance/prefill")
 
 
 def test_the_table_has_a_line_per_method_and_length_and_is_written_where_asked(script, tmp_path, capsys) -> None:

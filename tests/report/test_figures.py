@@ -135,6 +135,13 @@ def test_linear_axes_have_round_ticks_around_their_values(low: float, high: floa
     assert found.place(found.low) == pytest.approx(0) and found.place(found.high) == pytest.approx(100)
 
 
+@pytest.mark.parametrize("values", [[0, 0], [-1e-12, 1e-12], [0.01, 0.02]])
+def test_an_axis_of_differences_that_are_all_but_zero_is_two_points_wide(values: list[float]) -> None:
+    found = axis.linear(values, 0, 150, lowest=-100, highest=100, wanted=4, narrowest=2.0)
+    assert found.high - found.low >= 2 and found.low <= min(values) and found.high >= max(values)
+    assert len(found.ticks) <= 7
+
+
 def test_logarithmic_axes_step_by_halves_from_the_top() -> None:
     found = axis.halving([36, 72, 576], 576, 0, 400)
     assert found.ticks == (576, 288, 144, 72, 36)
