@@ -57,6 +57,13 @@ def finetune_from(asked: Training) -> None:
     pruned = [method.name for method in asked.methods if method.parts]
     if pruned and found[BEFORE] is not None and found[AFTER] is not None and not asked.methods[0].parts:
         print(*(f"\n{verdict(run_dir, name)}" for name in pruned), sep="\n")
+    if found["dropped"]:
+        print(f"\n{found['dropped']} conversations were too long and left out.")
+    if "validation" in found:
+        print(
+            f"\nThe weights are those of step {found['step']}, the best validation "
+            f"({100 * found['validation']:.1f} %); the training ended at step {found['last_step']}."
+        )
     print(f"\ntrained: {found['folder']}", f"python eval.py {_again(config, found['folder'])}", sep="\n")
 
 
@@ -121,6 +128,7 @@ def finetune_settings(asked: Training) -> FinetuneSettings:
         **training,
         padding_side=config.data.padding_side.value,
         max_tokens=config.data.max_tokens,
+        too_long=config.data.too_long.value,
         seed=config.seed,
         tuning=Tuning(**{**tuning, "targets": tuple(tuning["targets"])}),
         optimization=Optimization(**moves),

@@ -289,6 +289,13 @@ class Side(str, Enum):
     RIGHT = "right"
 
 
+class TooLong(str, Enum):
+    """What happens to a conversation that has too many tokens."""
+
+    RAISE = "raise"
+    DROP = "drop"
+
+
 class Tuned(str, Enum):
     """Which weights are trained."""
 
@@ -320,7 +327,10 @@ class DataConfig:
         limit: use only the first so many conversations; null uses all.
         check_images: open every picture before the first step, instead of only looking whether it is there.
         padding_side: left, as in evaluation, or right.
-        max_tokens: a longer conversation is refused; null takes the tokenizer's limit.
+        max_tokens: tokens of a conversation at most, those of its images included, before pruning; null takes what
+            tokenizer and model admit.
+        too_long: what happens to a longer conversation, before the first step: raise names it, drop leaves all of them
+            out and says how many.
     """
 
     source: Source = Source.SHAPES
@@ -334,6 +344,7 @@ class DataConfig:
     check_images: bool = False
     padding_side: Side = Side.LEFT
     max_tokens: int | None = None
+    too_long: TooLong = TooLong.RAISE
 
 
 @dataclass(kw_only=True)
@@ -373,6 +384,8 @@ class TrainingConfig:
         warmup_ratio: share of the steps in which the learning rate rises; a cosine follows.
         weight_decay: decoupled, on matrices only.
         clip: largest norm of the gradient; null does not clip.
+        ema: average the weights over the steps, exponentially, and validate and write the average: the share of it that
+            a late step keeps, such as 0.99; null averages nothing.
     """
 
     steps: int = 200
@@ -382,6 +395,7 @@ class TrainingConfig:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     clip: float | None = 1.0
+    ema: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -421,7 +435,8 @@ class ValidationConfig:
     Args:
         every: optimiser steps between two validations; 0 leaves them out.
         samples: how many are answered.
-        patience: end the training after so many validations without a better accuracy; null never does.
+        patience: end the training after so many validations without a better accuracy, and keep the weights of the best
+            one; null trains to the end and keeps the last weights.
         benchmark: fields that differ from the benchmark's, such as split=val; a benchmark that is drawn from a seed
             takes the next one by itself.
     """

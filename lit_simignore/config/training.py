@@ -106,6 +106,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("data.benchmark", "expected the name of a benchmark to learn from, data.benchmark.name=...")
     if config.data.source is Source.BENCHMARK and config.data.benchmark == config.benchmark:
         raise ConfigError("data.benchmark", "this would train on the test; give it another split or seed")
+    if config.validation.patience is not None and not config.validation.every:
+        raise ConfigError("validation.patience", "it counts validations; set validation.every as well")
+    ema = config.training.ema
+    if ema is not None and not 0 < ema < 1:
+        raise ConfigError("training.ema", f"expected a share between 0 and 1, such as 0.99; got {ema}")
     for key, value, least in (
         ("training.steps", config.training.steps, 1),
         ("training.batch_size", config.training.batch_size, 1),

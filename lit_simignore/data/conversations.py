@@ -58,11 +58,18 @@ class Conversation:
         key: identity, for messages and for rules that are seeded per sample.
         turns: an optional system turn, then user and assistant by turns, an assistant's last.
         images: the pictures of the first user turns, in order.
+        where: prefix of messages about it where it comes from a file, e.g. ``"train.json, record 3: "``.
     """
 
     key: str
     turns: tuple[Turn, ...]
     images: tuple[ImageSource, ...] = ()
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        """Prefix of messages about it."""
+        return self.where or f"conversation {self.key!r}: "
 
 
 def conversation_of(sample: Sample) -> Conversation:
@@ -108,7 +115,7 @@ def parse_conversation(
     _check_order(turns, where)
     sources = _entries(row, where)
     _check_images(turns, len(sources), where)
-    return Conversation(str(row.get("id") or key), tuple(turns), tuple(image(entry) for entry in sources))
+    return Conversation(str(row.get("id") or key), tuple(turns), tuple(image(entry) for entry in sources), where)
 
 
 def _turn(turn: object, shape: tuple[str, str, str], where: str, answered: bool) -> Turn:

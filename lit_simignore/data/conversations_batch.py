@@ -114,8 +114,8 @@ class ConversationCollator:
         for conversation, length in zip(conversations, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
             if length > limit:
                 raise UserError(
-                    f"conversation {conversation.key!r} makes {length} tokens; the limit is {limit}: shorten it, "
-                    "take it out, or raise data.max_tokens"
+                    f"{conversation.place}makes {length} tokens; the limit is {limit}: shorten it, take it out, "
+                    "or raise data.max_tokens"
                 )
 
 
@@ -124,7 +124,7 @@ def _opened(conversation: Conversation) -> list[Any]:
         return [open_image(source) for source in conversation.images]
     # A picture may be drawn by any function, so anything may be wrong with it.
     except Exception as error:
-        raise UserError(f"conversation {conversation.key!r}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{conversation.place}{' '.join(str(error).split())}") from error
 
 
 def _roles(written: Written, offsets: Tensor, replaced: Sequence[dict[str, Any]]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from torch import nn
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.conversations import Conversation
 from lit_simignore.data.conversations_batch import ConversationCollator
+from lit_simignore.data.conversations_length import keep_fitting
 from lit_simignore.data.conversations_module import ConversationDataModule
 from lit_simignore.engine.evaluate import check_fits, evaluate
+from lit_simignore.engine.finetune_averaging import AveragedWeights
 from lit_simignore.engine.finetune_checkpoints import TrainingCheckpoints, claim_folder, last_checkpoint
-from lit_simignore.engine.finetune_export import ADAPTER, MODEL, export, load_trained
+from lit_simignore.engine.finetune_export import ADAPTER, MODEL, export, load_trained, recorded
 from lit_simignore.engine.finetune_launch import FSDP2, build_training
 from lit_simignore.engine.finetune_schedule import PruneSchedule
 from lit_simignore.engine.finetune_tuning import Tuning
@@ -49,8 +52,11 @@ class FinetuneSettings:
         batch_size: conversations per step, over all processes.
         micro_batch_size: conversations that a process computes at a time; ``None`` shares a step out evenly.
         clip: largest norm of the gradient; ``None`` does not clip.
+        ema: share that a late step keeps of an average of the weights, which is validated and written in their place;
+            ``None`` averages nothing.
         padding_side: ``left`` or ``right``.
-        max_tokens: a longer conversation is refused; ``None`` takes the tokenizer's limit.
+        max_tokens: of a conversation at most, before pruning; ``None`` takes what tokenizer and model admit.
+        too_long: ``raise`` names a longer conversation before the first step, ``drop`` leaves all of them out.
         seed: of adapters, order and dropout.
         tuning: which weights are trained.
         optimization: how they move.
@@ -59,7 +65,8 @@ class FinetuneSettings:
         checkpoint_every: optimiser steps between two checkpoints.
         validate_every: optimiser steps between two validations; 0 leaves them out.
         validation_samples: samples of the held-out slice.
-        patience: end after so many validations without a better accuracy; ``None`` never does.
+        patience: end after so many validations without a better accuracy, and keep the weights of the best one;
+            ``None`` trains to the end and keeps the last.
         whole_model: write a whole model instead of what was trained alone.
         run: devices, strategy, precision, and how the evaluations are run.
     """
@@ -68,8 +75,10 @@ class FinetuneSettings:
     batch_size: int = 16
     micro_batch_size: int | None = None
     clip: float | None = 1.0
+    ema: float | None = None
     padding_side: str = "left"
     max_tokens: int | None = None
+    too_long: str = "raise"
     seed: int = 0
     tuning: Tuning = field(default_factory=Tuning)
     optimization: Optimization = field(default_factory=Optimization)
@@ -86,6 +95,13 @@ class FinetuneSettings:
         for name in ("steps", "batch_size", "checkpoint_every", "validation_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.patience is not None and not self.validate_every:
+            raise UserError("patience counts validations; set validation.every as well")
+        if self.ema is not None and str(self.run.strategy).startswith((FSDP2, "deepspeed")):
+            raise UserError(
+                f"training.ema needs whole weights in every process; trainer.strategy={self.run.strategy} splits them: "
+                "use ddp, or leave training.ema out"
+            )
         if self.tuning.kind == "lora" and self.run.precision in ("bf16-true", "16-true"):
             raise UserError(
                 f"trainer.precision={self.run.precision} would round the adapters at every step; use "
@@ -139,8 +155,9 @@ def finetune(
         logger: makes what losses and validations go to, beside the run folder; called once everything is checked.
 
     Returns:
-        ``{"folder": ..., "before": summary, "after": summary}``; summaries are those of
-        :func:`~lit_simignore.engine.evaluate.evaluate`, ``None`` where nothing was asked.
+        ``{"folder": ..., "before": summary, "after": summary, "dropped": count, "step": ...}``; summaries are those of
+        :func:`~lit_simignore.engine.evaluate.evaluate`, ``None`` where nothing was asked; ``dropped`` conversations
+        were too long; ``step`` and what follows is what :func:`~lit_simignore.engine.finetune_export.recorded` says.
 
     Raises:
         UserError: the folder holds another training, or something does not fit; before anything is written.
@@ -168,6 +185,8 @@ class _Finetuning:
         self._check(model, processor)
         name = self.settings.run.model_name or type(model).__name__
         trainer = self._trainer()
+        dropped = self._drop_too_long(model, processor, trainer.is_global_zero)
+        self._collator(processor)([self.conversations[0]])  # what would only fail in the first step fails here
         overwrite = self.settings.run.overwrite and not was_restarted()
         # Said before anything is thrown away, so that all processes agree.
         done = self.folder.is_dir() and not overwrite
@@ -182,18 +201,32 @@ class _Finetuning:
         if self.evaluations is not None and self.evaluations.after:
             trained, processor = self._trained()
             after = self._evaluate(trained, processor, AFTER)
-        return {"folder": str(self.folder), BEFORE: before, AFTER: after}
+        return {"folder": str(self.folder), BEFORE: before, AFTER: after, "dropped": dropped, **recorded(self.folder)}
+
+    def _drop_too_long(self, model: Any, processor: Any, say: bool) -> int:
+        """Refuse or leave out what is too long; returns how many. What is only drawn when asked for is short."""
+        if not isinstance(self.conversations, list | tuple):
+            return 0
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.settings.max_tokens or min(int(processor.tokenizer.model_max_length), positions or sys.maxsize)
+        found = keep_fitting(self.conversations, processor, limit, self.settings.too_long)
+        if found.dropped and say:
+            all_of_them = len(self.conversations)
+            print(f"left out {found.dropped} of {all_of_them} conversations: {found.first}", file=sys.stderr)
+        self.conversations = found.conversations
+        return found.dropped
 
     def _check(self, model: nn.Module, processor: Any) -> None:
-        """Whatever would only fail in the first step fails here."""
+        """What does not fit the model is said before anything is written."""
         for method in (self.pruning, *(self.evaluations.methods if self.evaluations else ())):
             check_fits(model, method)
         self.settings.schedule.check(self.pruning.parts)
-        self._collator(processor)([self.conversations[0]])
 
     def _identity(self, model: nn.Module, name: str, data_identity: dict[str, Any]) -> dict[str, Any]:
         wish = asdict(self.settings)
-        others = ("run", "checkpoint_every", "validate_every", "validation_samples", "micro_batch_size")
+        others = {"run", "checkpoint_every", "validate_every", "validation_samples", "micro_batch_size"}
+        if self.settings.patience is not None:  # then validation decides which weights are kept
+            others -= {"validate_every", "validation_samples"}
         recipe = {key: value for key, value in wish.items() if key not in others}
         return {
             "model": {"name": name, "weights": weights_digest(model)},
@@ -210,24 +243,38 @@ class _Finetuning:
 
     def _trainer(self) -> L.Trainer:
         wish = self.settings
-        callbacks: list[L.Callback] = [TrainingCheckpoints(self.run_dir, wish.checkpoint_every)]
-        if wish.validate_every and self.evaluations is not None:
-            benchmark = self.evaluations.validation or self.evaluations.benchmark
-            samples = benchmark.load()[: wish.validation_samples]
-            methods = self.evaluations.methods
-            callbacks.append(
-                Validation(
-                    benchmark, samples, methods, every=wish.validate_every, run_dir=self.run_dir,
-                    batch_size=wish.run.batch_size if isinstance(wish.run.batch_size, int) else 16,
-                    patience=wish.patience,
-                )
-            )  # fmt: skip
+        self.averaged = None if wish.ema is None else AveragedWeights(wish.ema)
+        self.validation = self._validation()
+        # In this order: what is validated is the average with the step that was taken.
+        asked = (TrainingCheckpoints(self.run_dir, wish.checkpoint_every), self.averaged, self.validation)
+        callbacks = [callback for callback in asked if callback is not None]
         trainer = build_training(wish.run, self.run_dir, callbacks, max_steps=wish.steps, clip=wish.clip)
         share, odd = divmod(wish.batch_size, trainer.world_size)
         if odd:
             raise UserError(f"batch_size ({wish.batch_size}) must be a multiple of the {trainer.world_size} processes")
         self.micro = wish.micro_batch_size or share
         return trainer
+
+    def _validation(self) -> Validation | None:
+        wish, asked = self.settings, self.evaluations
+        if not wish.validate_every or asked is None:
+            return None
+        benchmark = asked.validation or asked.benchmark
+        return Validation(
+            benchmark, benchmark.load()[: wish.validation_samples], asked.methods, every=wish.validate_every,
+            run_dir=self.run_dir, batch_size=wish.run.batch_size if isinstance(wish.run.batch_size, int) else 16,
+            patience=wish.patience, averaged=self.averaged,
+        )  # fmt: skip
+
+    def _choose_weights(self, trainer: L.Trainer, module: LitFinetuner) -> dict[str, Any]:
+        """Give the module the weights that are written; returns what they are, for the record."""
+        facts: dict[str, Any] = {"step": trainer.global_step, "ema": self.settings.ema}
+        best = self.validation
+        if best is not None and best.put_best(module):
+            return {**facts, "step": best.best_step, "last_step": trainer.global_step, "validation": best.best}
+        if self.averaged is not None:
+            self.averaged.put(module)
+        return facts
 
     def _train(self, trainer: L.Trainer, model: nn.Module, processor: Any, name: str) -> None:
         wish = self.settings
@@ -251,7 +298,7 @@ class _Finetuning:
             module.detach()
         export(
             module, self.folder, name=self.pruning.name, base=name, write=trainer.is_global_zero,
-            whole=wish.whole_model,
+            whole=wish.whole_model, facts=self._choose_weights(trainer, module),
         )  # fmt: skip
         trainer.strategy.barrier("exported")
         if trainer.is_global_zero:

@@ -6,6 +6,7 @@ the weights lies ``pruning.json``, which ``eval.py model.adapter=FOLDER`` reads.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -29,7 +30,10 @@ TENSORS = "trained.safetensors"
 """Weights of a projector, under the model's own names."""
 
 
-def export(module: LitFinetuner, folder: Path, *, name: str, base: str, write: bool, whole: bool = False) -> Path:
+def export(
+    module: LitFinetuner, folder: Path, *, name: str, base: str, write: bool, whole: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Write the trained weights and the pruning that they were trained with. Every process has to call it.
 
     Args:
@@ -39,6 +43,7 @@ def export(module: LitFinetuner, folder: Path, *, name: str, base: str, write: b
         base: what the weights belong to, for the record.
         write: whether this process is the one that writes.
         whole: write a model of its own instead of what was trained alone; adapters are merged into it.
+        facts: plain values for the record beside the pruning, such as the step.
 
     Returns:
         ``folder``.
@@ -56,10 +61,22 @@ def export(module: LitFinetuner, folder: Path, *, name: str, base: str, write: b
         if write:
             save_file(state, scratch / TENSORS, metadata={"base": base})
     if write:
-        write_json(scratch / PRUNING, pruning_of(module, name, base))
+        write_json(scratch / PRUNING, {**pruning_of(module, name, base), **(facts or {})})
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     return folder
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Which weights :func:`export` wrote: ``step``, ``ema``; with a best validation ``last_step`` and its value.
+
+    Older records say nothing of it.
+    """
+    try:
+        found = json.loads((folder / PRUNING).read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("step", "ema", "last_step", "validation") if name in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {folder / PRUNING} ({type(error).__name__}); pass overwrite=true") from error
 
 
 def pruning_of(module: LitFinetuner, name: str, base: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,3 +178,16 @@ def full_state(model: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
             whole = value.full_tensor() if hasattr(value, "full_tensor") else value
             found[name] = whole.detach().cpu().clone()
     return found
+
+
+@torch.no_grad()
+def put_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """The reverse of :func:`full_state`, in every process: parameters that ``state`` names get its values."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    for name, value in model.named_parameters():
+        if name in state:
+            whole = state[name].to(device=value.device, dtype=value.dtype)
+            if isinstance(value, DTensor):
+                whole = distribute_tensor(whole, value.device_mesh, value.placements)
+            value.copy_(whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, open_sample
 from lit_simignore.data.sharding import plan_batches, shard
 from lit_simignore.engine.evaluator import LitEvaluator
+from lit_simignore.engine.finetune_averaging import AveragedWeights
+from lit_simignore.engine.finetune_tuning import full_state, put_state, trained
 from lit_simignore.engine.finetuner import LitFinetuner
 from lit_simignore.metrics.accuracy import accuracy
 from lit_simignore.tracking import VALIDATION
@@ -41,7 +44,12 @@ class Validation(L.Callback):
         every: optimiser steps between two validations.
         run_dir: ``validation.jsonl`` is appended there.
         batch_size: samples answered together by one process.
-        patience: stop after so many validations without a better accuracy; ``None`` never stops.
+        patience: stop after so many validations without a better accuracy, and keep the weights of the best one (of
+            equally good ones the first); ``None`` never stops and keeps nothing.
+        averaged: what is validated in place of the weights that the optimiser moves.
+
+    Attributes:
+        best_step: optimiser step of the best validation, -1 before the first.
     """
 
     def __init__(
@@ -54,22 +62,27 @@ class Validation(L.Callback):
         run_dir: Path,
         batch_size: int = 16,
         patience: int | None = None,
+        averaged: AveragedWeights | None = None,
     ) -> None:
         self.benchmark, self.samples, self.methods = benchmark, samples, tuple(methods)
         self.every, self.run_dir, self.batch_size, self.patience = every, run_dir, batch_size, patience
-        self.best, self.stale, self._step = -math.inf, 0, -1
+        self.averaged = averaged
+        self.best, self.stale, self.best_step, self._step = -math.inf, 0, -1, -1
+        self._kept: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What stopping depends on."""
-        return {"best": self.best, "stale": self.stale}
+        """What stopping and its outcome depend on."""
+        return {"best": self.best, "stale": self.stale, "best_step": self.best_step, "kept": self._kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was made."""
         self.best, self.stale = float(state_dict["best"]), int(state_dict["stale"])
+        self.best_step, self._kept = int(state_dict["best_step"]), dict(state_dict["kept"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A step that was loaded was validated before it was saved."""
+        """A step that was loaded was validated before it was saved, and may have been the last."""
         self._step = trainer.global_step
+        self._stop(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Validate when a step that is due has been taken."""
@@ -78,17 +91,29 @@ class Validation(L.Callback):
             return
         self._step = step
         assert isinstance(pl_module, LitFinetuner)
-        found = validate(trainer, pl_module, self.benchmark, self.samples, self.methods, self.batch_size)
-        scores = {method.name: _mean(found, method) for method in self.methods}
-        self._judge(trainer, scores[self.methods[-1].name])
+        with nullcontext() if self.averaged is None else self.averaged.in_place(pl_module):
+            found = validate(trainer, pl_module, self.benchmark, self.samples, self.methods, self.batch_size)
+            scores = {method.name: _mean(found, method) for method in self.methods}
+            self._judge(pl_module, step, scores[self.methods[-1].name])
+        self._stop(trainer)
         if trainer.is_global_zero:
             self._write(trainer, step, scores, found)
 
-    def _judge(self, trainer: L.Trainer, score: float | None) -> None:
-        if score is not None and score > self.best:
-            self.best, self.stale = score, 0
-        else:
+    def put_best(self, module: L.LightningModule) -> bool:
+        """Give the module the weights of the best validation; ``False`` where none were kept."""
+        put_state(module, self._kept)
+        return bool(self._kept)
+
+    def _judge(self, module: L.LightningModule, step: int, score: float | None) -> None:
+        """The same in every process, for all know all answers."""
+        if score is None or score <= self.best:
             self.stale += 1
+            return
+        self.best, self.stale, self.best_step = score, 0, step
+        if self.patience is not None:
+            self._kept = full_state(module, set(trained(module)))
+
+    def _stop(self, trainer: L.Trainer) -> None:
         if self.patience is not None and self.stale >= self.patience:
             trainer.should_stop = True
 

@@ -102,7 +102,7 @@ def test_what_a_processor_cannot_take_is_refused_by_name(tmp_path: Path) -> None
         collate([conversation_of(Sample("q", (Segment("a <image>", Role.QUESTION),), answer="x"))])
     with pytest.raises(UserError, match="sample 'q' has no answer"):
         conversation_of(Sample("q", (Segment("a", Role.QUESTION),)))
-    with pytest.raises(UserError, match="conversation 's0' makes .* tokens; the limit is 7"):
+    with pytest.raises(UserError, match="conversation 's0': makes .* tokens; the limit is 7"):
         ConversationCollator(processor, max_tokens=7)([conversation_of(SAMPLES[0])])
     gone = Sample("q", (Segment("a", Role.QUESTION),), (tmp_path / "gone.png",), answer="x")
     with pytest.raises(UserError, match="conversation 'q': image file not found"):

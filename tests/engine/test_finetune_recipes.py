@@ -79,3 +79,29 @@ def test_a_malformed_file_stops_everything_before_anything_is_written(
     assert cli.train_main(keys) == 1
     assert capsys.readouterr().err == "error: chats.json, record 1 (id '7'): turn 2: the answer is empty\n"
     assert not (tmp_path / "runs").exists()
+
+
+def test_long_conversations_are_named_before_anything_is_written_or_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talk(name: str, words: int) -> dict[str, object]:
+        turns = [{"from": "human", "value": "<image>" + "what color is the circle ? " * words}]
+        return {"id": name, "image": "a.png", "conversations": [*turns, {"from": "gpt", "value": "red"}]}
+
+    tiny_image(0).save(tmp_path / "a.png")
+    (tmp_path / "chats.json").write_text(json.dumps([talk("long", 9), talk("short", 1), talk("longer", 12)]))
+    keys = [
+        "data.source=conversations", f"data.path={tmp_path / 'chats.json'}", f"run.dir={tmp_path / 'runs'}",
+        "data.max_tokens=180", "outcome.before=false", "outcome.after=false", "training.steps=1", "run.name=run",
+        "trainer.progress=false", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    assert cli.train_main(keys) == 1
+    message = capsys.readouterr().err
+    assert "error: chats.json, record 1 (id 'long'): makes " in message and "data.too_long=drop" in message
+    assert "144 of them for its images; the limit is 180 (2 of 3 conversations are too long)" in message
+    assert not (tmp_path / "runs").exists()
+    assert cli.train_main([*keys, "data.too_long=drop"]) == 0
+    said = capsys.readouterr()
+    assert "left out 2 of 3 conversations: chats.json, record 1" in said.err and "2 conversations were too" in said.out
+    found = json.loads((tmp_path / "runs" / "run" / "training.json").read_text())
+    assert found["data"]["conversations"] == 1 and found["recipe"]["too_long"] == "drop"
