@@ -94,7 +94,7 @@ class SourcedBenchmark(Benchmark):
         if self.local is None:
             source: dict[str, object] = {"path": self.path, "subset": self.subset, "revision": self.revision}
         else:
-            source = {"sha256": _digest(self.files())}
+            source = {"sha256": digest(self.files())}
         return {"protocol": self.protocol, "split": self.split, **source}
 
     @property
@@ -161,7 +161,7 @@ def find_files(path: Path, patterns: Sequence[str]) -> list[Path]:
     raise UserError(f"expected {' or '.join(patterns)} in {path}; found neither")
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest(files: Sequence[Path]) -> str:
     found = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from lit_simignore.types import Candidates, Prediction, Sample, UserError
 
@@ -20,12 +19,6 @@ class Benchmark(ABC):
 
     limit: int | None = None
 
-    max_new_tokens: ClassVar[int] = 16
-    """Enough for every valid answer."""
-
-    headline: ClassVar[tuple[str, ...]] = ()
-    """Names of those numbers of :meth:`aggregate` that are quoted most: the terminal shows them beside the accuracy."""
-
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"benchmark.limit must be at least 1, or null for all samples; got {self.limit}")
@@ -37,6 +30,19 @@ class Benchmark(ABC):
 
         A class attribute, or a field where there are several that a user may choose from.
         """
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Enough for every valid answer. A class attribute where it is always the same."""
+        return 16
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of those numbers of :meth:`aggregate` that are quoted most: the terminal shows them too.
+
+        A class attribute where they are always the same.
+        """
+        return ()
 
     @abstractmethod
     def load(self) -> Sequence[Sample]:

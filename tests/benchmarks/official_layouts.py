@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 Fields = Mapping[str, Any]
@@ -316,11 +317,20 @@ def chair(folder: Path) -> Fields:
     return {"path": str(folder)}
 
 
+def lmms(folder: Path) -> Fields:
+    """One of lmms-eval's tasks stands for all; where lmms-eval is not installed, what asks for it is skipped."""
+    pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (see .ci/lmms.txt)")
+    from tests.benchmarks.lmms_data import scienceqa as scienceqa_of_the_hub
+
+    return {"task": "scienceqa_img", "path": str(scienceqa_of_the_hub(folder))}
+
+
 LAYOUTS: dict[str, Callable[[Path], Fields]] = {
     "amber": amber,
     "chair": chair,
     "gqa": gqa,
     "jsonl": jsonl,
+    "lmms": lmms,
     "mmbench": mmbench,
     "mme": mme,
     "mmstar": mmstar,
