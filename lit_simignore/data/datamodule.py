@@ -8,7 +8,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from lit_simignore.data.collate import Batch, OpenedSamples
-from lit_simignore.data.sharding import BatchPlan, check_samples, pending_batches, plan_batches, shard
+from lit_simignore.data.sharding import BatchPlan, check_samples, equal_shard, pending_batches, plan_batches, shard
 from lit_simignore.types import Sample, UserError
 
 
@@ -23,6 +23,7 @@ class SampleDataModule(L.LightningDataModule):
         samples: the whole benchmark, in its stable order.
         batch_size: samples that are answered together in one process.
         num_workers: processes that open images for each process; 0 opens them in the process itself.
+        lockstep: give all processes equally many batches, some of them twice.
 
     Attributes:
         pending: ids of the samples that still need an answer, the same in every process; ``None`` means all.
@@ -32,11 +33,13 @@ class SampleDataModule(L.LightningDataModule):
         UserError: no samples, ids that are not unique, or a batch size below 1.
     """
 
-    def __init__(self, samples: Sequence[Sample], batch_size: int = 16, num_workers: int = 0) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], batch_size: int = 16, num_workers: int = 0, lockstep: bool = False
+    ) -> None:
         super().__init__()
         check_samples(samples)
         self.samples = samples
-        self.num_workers = num_workers
+        self.num_workers, self.lockstep = num_workers, lockstep
         self.plan = plan_batches(samples, batch_size)
         self.pending: Collection[str] | None = None
         # A process without work must be able to sit by: there is no collective in the loop that it could miss.
@@ -60,7 +63,7 @@ class SampleDataModule(L.LightningDataModule):
     def batches(self, rank: int = 0, world_size: int = 1) -> BatchPlan:
         """The batches that process ``rank`` has to answer, as positions in :attr:`samples`."""
         plan = self.plan if self.pending is None else pending_batches(self.plan, self.samples, self.pending)
-        return shard(plan, rank, world_size)
+        return (equal_shard if self.lockstep else shard)(plan, rank, world_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The batches of this process."""

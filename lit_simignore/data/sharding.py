@@ -6,6 +6,7 @@ Here processes may get different numbers of batches, or none, and no batch depen
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
@@ -53,6 +54,15 @@ def shard(plan: BatchPlan, rank: int, world_size: int) -> BatchPlan:
     if not 0 <= rank < world_size:
         raise UserError(f"expected a rank in 0..{world_size - 1}; got {rank}")
     return plan[rank::world_size]
+
+
+def equal_shard(plan: BatchPlan, rank: int, world_size: int) -> BatchPlan:
+    """As :func:`shard`, but all processes get equally many batches: who lacks one gets the plan's first once more.
+
+    For processes that must compute in step. What is answered twice counts once, by the samples' ids.
+    """
+    own = shard(plan, rank, world_size)
+    return own + plan[:1] * (math.ceil(len(plan) / world_size) - len(own))
 
 
 def check_samples(samples: Sequence[Sample]) -> None:

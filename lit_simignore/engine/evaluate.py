@@ -24,6 +24,7 @@ from lit_simignore.engine.environment import hardware, versions
 from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.fingerprint import Fingerprint, fingerprint
 from lit_simignore.engine.launch import build_trainer, quiet
+from lit_simignore.engine.lockstep import check_lockstep, check_written, is_lockstep
 from lit_simignore.engine.memory import planned_batch_size
 from lit_simignore.engine.orphans import announced_as_parent, end_with_parent
 from lit_simignore.engine.progress import EvaluationBar
@@ -100,13 +101,17 @@ class _Evaluation:
         self.observers = observers
         self.model, self.processor, self.benchmark = model, processor, benchmark
         self.run_dir, self.settings = run_dir, settings
+        check_lockstep(settings)
         self.store = PredictionStore(run_dir)
+        self.model_name = _name_of(model, settings)
         self.job = self._job(baseline_first(methods))
 
     def _job(self, methods: tuple[Method, ...]) -> _Job:
         benchmark, settings = self.benchmark, self.settings
         tokens = benchmark.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
         samples = benchmark.load()
+        if is_lockstep(settings):
+            check_written(benchmark, samples)
         methods, matched_on = met_budgets(methods, self.model, self.processor, samples)
         for method in methods:
             check_fits(self.model, method)
@@ -121,12 +126,6 @@ class _Evaluation:
             precision=settings.precision,
         )
         return _Job(samples, methods, identity, tokens, matched_on)
-
-    @property
-    def model_name(self) -> str:
-        """As the user calls it, else what the checkpoint was loaded as, else its class."""
-        loaded = Path(getattr(self.model, "name_or_path", "") or "").name
-        return self.settings.model_name or loaded or type(self.model).__name__
 
     def run(self) -> dict[str, Any]:
         """Answer, then measure and sum up in the first process; every process gets the summary."""
@@ -154,8 +153,11 @@ class _Evaluation:
             max_new_tokens=job.max_new_tokens,
             on_error=settings.on_error,
             detailed=[sample.sample_id for sample in self._shown()],
+            lockstep=is_lockstep(settings),
         )
-        data = SampleDataModule(job.samples, planned_batch_size(settings.batch_size), settings.num_workers)
+        data = SampleDataModule(
+            job.samples, planned_batch_size(settings.batch_size), settings.num_workers, lockstep=is_lockstep(settings)
+        )
         try:
             with announced_as_parent(trainer.strategy.launcher is not None):
                 trainer.test(module, data, verbose=False)
@@ -224,7 +226,7 @@ class _Evaluation:
     def _efficiency(self, trainer: L.Trainer) -> dict[str, Any] | None:
         """Measure, unless exactly this has been measured in this folder before."""
         plan = self.settings.efficiency
-        if plan is None or plan.samples < 1:
+        if plan is None or plan.samples < 1 or is_lockstep(self.settings):  # one process alone cannot run the model
             return self._known_efficiency()
         question = self._question(trainer, plan)
         known = self._known_efficiency()
@@ -251,6 +253,12 @@ class _Evaluation:
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) and isinstance(found.get("methods"), dict) else None
+
+
+def _name_of(model: nn.Module, settings: EvaluationSettings) -> str:
+    """As the user calls it, else what the checkpoint was loaded as, else its class, which sharding will change."""
+    loaded = Path(getattr(model, "name_or_path", "") or "").name
+    return settings.model_name or loaded or type(model).__name__
 
 
 def check_fits(model: nn.Module, method: Method) -> None:

@@ -16,6 +16,7 @@ from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, one_line
 from lit_simignore.engine.generation import Answers, Prompts, answer, prompts_of, synchronize
 from lit_simignore.engine.likelihood import choose
+from lit_simignore.engine.lockstep import shard_model
 from lit_simignore.engine.memory import SPLIT, Room, is_out_of_memory
 from lit_simignore.metrics.patches import carried_tokens, needed_recall
 from lit_simignore.metrics.records import Key
@@ -60,6 +61,8 @@ class LitEvaluator(L.LightningModule):
         max_new_tokens: of one answer; ``None`` takes the benchmark's.
         on_error: ``record`` a failing sample as its own error and go on, or ``raise``.
         detailed: ids of the samples whose kept indices and grids are recorded.
+        lockstep: the weights are shared out over the processes: shard them, and run every batch whole under every
+            method, whatever is recorded already.
 
     Attributes:
         record: is called with the records of every batch and method; by default it extends :attr:`predictions`.
@@ -83,11 +86,13 @@ class LitEvaluator(L.LightningModule):
         max_new_tokens: int | None = None,
         on_error: str = "record",
         detailed: Collection[str] = (),
+        lockstep: bool = False,
     ) -> None:
         super().__init__()
         if on_error not in ON_ERROR:
             raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}; got {on_error!r}")
         self._hold(model)
+        self.lockstep, self._sharded = lockstep, False
         self.processor = processor
         self.benchmark = benchmark
         self.methods = baseline_first(methods)
@@ -112,6 +117,12 @@ class LitEvaluator(L.LightningModule):
     def vlm(self) -> nn.Module:
         """The model."""
         return self._placed[0] if hasattr(self, "_placed") else self.model
+
+    def configure_model(self) -> None:
+        """Share the weights out, where the strategy does that; once, although Lightning asks before every test."""
+        if self.device_mesh is not None and not self._sharded:
+            shard_model(self.vlm, self.device_mesh["data_parallel"])
+            self._sharded = True
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Answer one batch under every method and record each as soon as it is there."""
@@ -145,8 +156,9 @@ class _BatchWork:
     def answer(self, method: Method) -> list[Prediction]:
         """The records that are missing of one method, in the order of the batch."""
         rows, wanted = self._rows(method)
+        needed = self.owner.lockstep or wanted - self.failures.keys()
         found: dict[int, Prediction] = {}
-        for alike in self._alike(rows) if wanted - self.failures.keys() else ():
+        for alike in self._alike(rows) if needed else ():
             found |= self._try(method, alike)
         found |= {row: self._failed(method, row, self.failures[row]) for row in rows if row in self.failures}
         return [found[row] for row in sorted(wanted)]
@@ -159,6 +171,8 @@ class _BatchWork:
         """
         states = [self.owner.done.get((sample.sample_id, method.name)) for sample in self.batch.samples]
         wanted = {row for row, state in enumerate(states) if not state}
+        if self.owner.lockstep:
+            return list(range(len(states))), wanted
         return (list(range(len(states))) if None in states else sorted(wanted)), wanted
 
     def _alike(self, rows: Sequence[int]) -> list[list[int]]:
@@ -202,7 +216,8 @@ class _BatchWork:
 
     def _after(self, error: Exception, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
         """What can still be had of rows that failed together: halves if there was no memory, else one by one."""
-        short, owner = is_out_of_memory(error) and len(rows) > 1, self.owner
+        owner = self.owner
+        short = is_out_of_memory(error) and len(rows) > 1 and not owner.lockstep
         if owner.on_error == "raise" and not short:
             raise error
         _recover(owner.vlm, error)

@@ -27,13 +27,14 @@ from lit_simignore.engine.evaluate import check_fits, evaluate
 from lit_simignore.engine.finetune_averaging import AveragedWeights
 from lit_simignore.engine.finetune_checkpoints import TrainingCheckpoints, claim_folder, last_checkpoint
 from lit_simignore.engine.finetune_export import ADAPTER, MODEL, export, load_trained, recorded
-from lit_simignore.engine.finetune_launch import FSDP2, build_training
+from lit_simignore.engine.finetune_launch import build_training
 from lit_simignore.engine.finetune_schedule import PruneSchedule
 from lit_simignore.engine.finetune_tuning import Tuning
 from lit_simignore.engine.finetune_validation import Validation
 from lit_simignore.engine.finetuner import LitFinetuner, Optimization
 from lit_simignore.engine.fingerprint import method_identity, weights_digest
 from lit_simignore.engine.launch import quiet
+from lit_simignore.engine.lockstep import FSDP2, is_lockstep
 from lit_simignore.engine.resume import was_restarted
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import exit_on_sigterm
@@ -319,6 +320,6 @@ class _Finetuning:
         if wish is None or not (wish.before if when == BEFORE else wish.after):
             return None
         settings = replace(self.settings.run, efficiency=None)
-        if settings.strategy == FSDP2:
+        if is_lockstep(settings):
             settings = replace(settings, strategy="auto")  # the trained model is whole again
         return evaluate(model, processor, wish.benchmark, wish.methods, self.run_dir / when, settings)

@@ -10,17 +10,13 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_simignore.engine.finetune_checkpoints import FOLDER
-from lit_simignore.engine.launch import check_world, count_devices, strategy_of, world_of
+from lit_simignore.engine.launch import check_world, cluster_of, strategy_of, world_of
 from lit_simignore.engine.rendezvous import meet_anew
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import ExitOnSigterm
 from lit_simignore.types import UserError
-
-FSDP2 = "fsdp2"
 
 
 class ExitTrainingOnSigterm(ExitOnSigterm):
@@ -67,7 +63,7 @@ def build_training(
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=_training_strategy(settings, devices, num_nodes),
+            strategy=strategy_of(settings, devices, num_nodes),
             precision=settings.precision,  # type: ignore[arg-type]
             logger=False,
             callbacks=[ExitTrainingOnSigterm(), *callbacks, *([TrainingBar()] if settings.progress else [])],
@@ -81,22 +77,10 @@ def build_training(
             num_sanity_val_steps=0,
             # Where Lightning looks for checkpoints of requeued jobs without being asked: never the working folder.
             default_root_dir=run_dir / FOLDER,
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            plugins=cluster_of(),
         )
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     check_world(trainer)
     meet_anew(timedelta(hours=settings.timeout_hours))
     return trainer
-
-
-def _training_strategy(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
-    if settings.strategy != FSDP2:
-        return strategy_of(settings, devices, num_nodes)
-    # One file, whole, in the first process: checkpoints do not depend on how many processes wrote them.
-    return ModelParallelStrategy(
-        data_parallel_size=count_devices(devices, settings.accelerator) * num_nodes,
-        tensor_parallel_size=1,
-        save_distributed_checkpoint=False,
-        timeout=timedelta(hours=settings.timeout_hours),
-    )

@@ -153,23 +153,6 @@ def _peft() -> Any:
         raise UserError("adapters need the package peft: pip install -e '.[lora]'") from error
 
 
-def shard_model(base: Any, mesh: Any) -> None:
-    """Shard a model over the processes of ``mesh`` with FSDP2: every decoder layer by itself, the rest together.
-
-    ``generate`` and ``get_image_features`` are made to gather weights like a forward, so that evaluation during
-    training works; transformers then keeps generation in step over the processes.
-    """
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    for layer in family_of(base.config).decoder(base).layers:  # type: ignore[union-attr]
-        fully_shard(layer, mesh=mesh)
-    fully_shard(base, mesh=mesh)
-    for name in ("generate", "get_image_features"):
-        if hasattr(base, name):
-            register_fsdp_forward_method(base, name)
-    base._is_fsdp_managed_module = True  # transformers' own mark: keeps shards in step while they generate
-
-
 def full_state(model: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
     """The named tensors of ``model`` on the CPU, whole in every process, whether they are sharded or not."""
     found = {}

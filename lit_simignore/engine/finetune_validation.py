@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, open_sample
-from lit_simignore.data.sharding import plan_batches, shard
+from lit_simignore.data.sharding import BatchPlan, equal_shard, plan_batches, shard
 from lit_simignore.engine.evaluator import LitEvaluator
 from lit_simignore.engine.finetune_averaging import AveragedWeights
 from lit_simignore.engine.finetune_tuning import full_state, put_state, trained
@@ -150,10 +150,13 @@ def validate(
     module.detach()
     modes = {part: part.training for part in module.vlm.modules()}
     module.vlm.eval()
-    evaluator = LitEvaluator(module.vlm, module.processor, benchmark, methods, on_error="raise")
+    lockstep = isinstance(trainer.strategy, ModelParallelStrategy)
+    evaluator = LitEvaluator(
+        module.vlm, module.processor, benchmark, methods, on_error="raise", lockstep=lockstep
+    )  # fmt: skip
     try:
         with _precision(trainer):
-            for batch in _shard(trainer, samples, batch_size):
+            for batch in _shard(trainer, samples, batch_size, lockstep):
                 evaluator.test_step(Batch([open_sample(samples[place]) for place in batch]), 0)
     finally:
         for part, mode in modes.items():
@@ -165,13 +168,9 @@ def _precision(trainer: L.Trainer) -> AbstractContextManager[Any]:
     return trainer.precision_plugin.val_step_context()
 
 
-def _shard(trainer: L.Trainer, samples: Sequence[Sample], batch_size: int) -> list[tuple[int, ...]]:
-    plan = plan_batches(samples, batch_size)
-    own = list(shard(plan, trainer.global_rank, trainer.world_size))
-    if isinstance(trainer.strategy, ModelParallelStrategy):
-        longest = math.ceil(len(plan) / trainer.world_size)
-        own += [plan[0]] * (longest - len(own))
-    return own
+def _shard(trainer: L.Trainer, samples: Sequence[Sample], batch_size: int, lockstep: bool) -> BatchPlan:
+    share = equal_shard if lockstep else shard
+    return share(plan_batches(samples, batch_size), trainer.global_rank, trainer.world_size)
 
 
 def _gathered(own: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:

@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from lit_simignore.data.conversations_batch import TrainBatch
 from lit_simignore.engine.finetune_schedule import PruneSchedule, cosine_factor
-from lit_simignore.engine.finetune_tuning import Tuning, outside_decoder, prepare_tuning, shard_model, trained
+from lit_simignore.engine.finetune_tuning import Tuning, outside_decoder, prepare_tuning, trained
+from lit_simignore.engine.lockstep import shard_model
 from lit_simignore.surgery.attach import attach, unwrap
 from lit_simignore.surgery.prompt import IGNORED_LABEL
 from lit_simignore.surgery.spans import Spans

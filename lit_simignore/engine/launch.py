@@ -13,9 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from lit_simignore.engine.lockstep import is_lockstep, sharding_strategy
 from lit_simignore.engine.rendezvous import meet_anew
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.types import UserError
@@ -28,6 +29,7 @@ _NOISE = (
     ".*has zero length.*",
     ".*GPU available but not used.*",
     ".*LeafSpec.* is deprecated.*",
+    ".*`srun` command is available.*",
 )
 """Warnings of Lightning about what is meant here: images opened in the loop, processes without work."""
 
@@ -53,7 +55,7 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
         use_distributed_sampler=False,
         # On its requeue signal Lightning writes a checkpoint here, which a later job in the same folder would load.
         default_root_dir=run_dir,
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=cluster_of(),
     )
     check_world(trainer)
     meet_anew(timedelta(hours=settings.timeout_hours))
@@ -71,14 +73,26 @@ def world_of(settings: EvaluationSettings) -> tuple[int | str, int]:
 
 
 def strategy_of(settings: EvaluationSettings, devices: int | str, num_nodes: int) -> Any:
-    """The strategy with a time limit that fits an evaluation, where it is one of ddp's kinds."""
+    """The strategy with a time limit that fits an evaluation, where it is fsdp2 or one of ddp's kinds."""
     name = settings.strategy
+    if is_lockstep(settings):
+        return sharding_strategy(settings, count_devices(devices, settings.accelerator) * num_nodes)
     if name == "auto" and (num_nodes > 1 or count_devices(devices, settings.accelerator) > 1):
         name = "ddp"
     if not isinstance(name, str) or name not in _START_METHODS:
         return name
     limit = timedelta(hours=settings.timeout_hours)
     return DDPStrategy(start_method=_START_METHODS[name], timeout=limit)  # type: ignore[arg-type]
+
+
+def cluster_of() -> list[Any] | None:
+    """SLURM's environment without Lightning's own requeueing, where SLURM and not torchrun started the processes.
+
+    Under torchrun in a job of SLURM the ranks are torchrun's: SLURM knows of one task per machine only.
+    """
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return None
 
 
 def count_devices(devices: int | str, accelerator: str) -> int:
