@@ -97,4 +97,4 @@ def shard_model(base: Any, mesh: Any) -> None:
 
 
 def _layers(base: nn.Module) -> Sequence[nn.Module]:
-    return list(family_of(base.config).decoder(base).layers)  # type: ignore[union-attr, arg-type]
+    return list(family_of(base.config).decoder(base).layers)  # type: ignore[arg-type]

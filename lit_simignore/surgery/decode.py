@@ -48,4 +48,4 @@ def _positions(inputs: dict[str, Any], cache: Cache, columns: ColumnMap, num_new
     if positions is None:
         positions = torch.arange(num_new, device=columns.index.device)[None] + cache.get_seq_length()
     assert columns.shift is not None
-    return positions - columns.shift
+    return positions - columns.shift.to(positions.device)

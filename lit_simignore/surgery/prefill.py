@@ -81,7 +81,7 @@ def closed_up(positions: Tensor, dropped: Tensor) -> Tensor:
         raise UserError(
             "positions='renumber' is undefined for positions with height and width; use positions='original'"
         )
-    return (positions - dropped).clamp(min=0)
+    return (positions - dropped.to(positions.device)).clamp(min=0)
 
 
 def _positions(chosen: Chosen, inputs: dict[str, Any]) -> Tensor:

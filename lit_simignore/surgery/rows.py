@@ -62,6 +62,7 @@ class ColumnMap:
 
 def compose(first: ColumnMap, second: ColumnMap) -> ColumnMap:
     """The map of ``second`` after ``first``: slots of the second in terms of the first's original columns."""
+    first = first.rows(lambda part: part.to(second.index.device))  # decoders may be spread over several devices
     valid = first.valid.gather(1, second.index) & second.valid
     shifts = [part.shift for part in (first, second) if part.shift is not None]
     return ColumnMap(

@@ -256,7 +256,8 @@ class LayerStages:
         changed = dict(kwargs)
         changed["attention_mask"] = self._later_mask(state, max(passed), layer, hidden, kwargs)
         if columns.shift is not None:
-            changed["position_ids"] = kwargs["position_ids"] - columns.shift
+            positions = kwargs["position_ids"]
+            changed["position_ids"] = positions - columns.shift.to(positions.device)
             changed["position_embeddings"] = self.decoder.rotary_emb(hidden, position_ids=changed["position_ids"])  # type: ignore[operator]
         return changed
 
@@ -282,16 +283,19 @@ class _Enrich:
     def __call__(self, drop: Drop, features: Features, row: int, visual: Tensor, text: Tensor) -> Features:
         found: dict[str, Any] = {}
         needs = drop.needs
+        here = features.visual.device  # that of the layer before, where a decoder is spread over several
         if needs & PREVIOUS_LAYER:
             heads = self.run.heads[self.layer - 1]
             if Need.QUERY_ATTENTION in needs:
-                found["query_attention"] = self._query_row(heads, row)[:, visual]
+                found["query_attention"] = self._query_row(heads, row).to(here)[:, visual]
             if Need.TEXT_ATTENTION in needs:
-                found["text_attention"] = heads.probabilities(row, text)[:, :, visual]
+                shares = heads.probabilities(row, text.to(heads.query.device))
+                found["text_attention"] = shares.to(here)[:, :, visual]
             if Need.LAYER_KEYS in needs:
-                found["layer_keys"], found["text_keys"] = heads.key[row][:, visual], heads.key[row][:, text]
+                keys = heads.key[row].to(here)
+                found["layer_keys"], found["text_keys"] = keys[:, visual], keys[:, text]
         if Need.OWN_ATTENTION in needs:
-            found["own_attention"] = self._query_row(self.run.heads[self.layer], row)[:, visual]
+            found["own_attention"] = self._query_row(self.run.heads[self.layer], row).to(here)[:, visual]
         if Need.FINAL_NORM in needs:
             norm = self.decoder.norm
             found["normed_visual"], found["normed_text"] = norm(features.visual), norm(features.text)  # type: ignore[operator]
@@ -299,15 +303,15 @@ class _Enrich:
             found["visual_rope"], found["text_rope"] = self._rope(row, visual), self._rope(row, text)
         if Need.INPUT_EMBEDDINGS in needs:
             found["input_visual"], found["input_text"] = self._input_rows(row, drop.scope)
-        return replace(features, **found)
+        return replace(features, **{name: value.to(here) for name, value in found.items()})
 
     def _query_row(self, heads: Heads, row: int) -> Tensor:
         """``(H, n)`` attention of the last prompt token."""
-        return heads.probabilities(row, self.run.slots.query[row : row + 1])[:, 0]
+        return heads.probabilities(row, self.run.slots.query[row : row + 1].to(heads.query.device))[:, 0]
 
     def _rope(self, row: int, slots: Tensor) -> Tensor:
         parts = self.kwargs["position_embeddings"]
-        return torch.stack([part[row if part.shape[0] > 1 else 0, slots] for part in parts])
+        return torch.stack([part[row if part.shape[0] > 1 else 0, slots.to(part.device)] for part in parts])
 
     def _input_rows(self, row: int, scope: str | None) -> tuple[Tensor, Tensor]:
         start, rows = self.run.start, self.run.rows
