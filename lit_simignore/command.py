@@ -21,7 +21,7 @@ FLAGS = """\
   --cfg           print the resolved configuration and stop
   --traceback     show where an error came from
   plugins=FOLDER  use the files below FOLDER/pruning, interventions, benchmarks, families as if they were part of the
-                  package (CONTRIBUTING.md); may be repeated; on the command line only, because it runs code"""
+                  package (docs/add-a-method.md); may be repeated; on the command line only, because it runs code"""
 
 
 def run_command(argv: Sequence[str], run: Callable[[Sequence[str], bool], None], render: Callable[[], str]) -> int:

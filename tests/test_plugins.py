@@ -36,10 +36,10 @@ class {name}(ScorePruner):
 
 
 def documented() -> tuple[str, str]:
-    """Path below the package, and code, of the pruner that CONTRIBUTING.md shows."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    found = re.search(r"`lit_simignore/(pruning/\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None, "CONTRIBUTING.md shows how to write a pruner"
+    """Path below the package, and code, of the pruner that the documentation shows."""
+    text = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    found = re.search(r'```python title="mine/(pruning/\w+\.py)"\n(.*?)```', text, re.DOTALL)
+    assert found is not None, "docs/add-a-method.md shows how to write a pruner"
     return found[1], found[2]
 
 
