@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import lit_simignore as ls
 from tests.docs.pages import ROOT
 
 LOADING = {"script", "img", "iframe", "source", "video", "audio", "embed"}
@@ -65,6 +66,12 @@ def test_pages_ask_nothing_of_other_hosts(site: Path) -> None:
     assert {(page, address) for page, address in fetched if re.match(r"(?:\w+:)?//", address)} == set()
     elsewhere = re.compile(r"(?:@import|url\()\s*['\"]?(?:https?:)?//")
     assert not [path for path in site.rglob("*.css") if elsewhere.search(path.read_text(encoding="utf-8"))]
+
+
+def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
+    page = (site / "api.html").read_text(encoding="utf-8")
+    anchors = {name.rsplit(".", 1)[-1] for name in re.findall(r'id="(lit_simignore[\w.]+)"', page)}
+    assert {*ls.__all__, *ls._scanned()} - anchors == set()
 
 
 def test_code_is_coloured_and_marked(site: Path) -> None:
