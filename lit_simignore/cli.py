@@ -16,7 +16,7 @@ from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.command import FLAGS, is_main_process, run_command
 from lit_simignore.config.evaluation import Evaluation, compose_evaluation
 from lit_simignore.config.help import render_help
-from lit_simignore.config.schema import Analysis, EvalConfig, TrainConfig
+from lit_simignore.config.schema import Analysis, EvalConfig, Quantization, TrainConfig
 from lit_simignore.config.training import compose_training, resolve_training
 from lit_simignore.config.typed import ConfigError, plain
 from lit_simignore.discovery import nearest
@@ -107,10 +107,10 @@ def _evaluate(asked: Evaluation) -> None:
     from lit_simignore.report.html import write_report
     from lit_simignore.report.table import render_table
 
-    model, processor = load_model(asked.config.model)
+    settings = evaluation_settings(asked)
+    model, processor = _load(asked, settings)
     if asked.config.overwrite or not (asked.run_dir / "manifest.json").exists():
         _save_config(asked)  # so that a killed run can be understood; not over that of another run, which is refused
-    settings = evaluation_settings(asked)
     stream = _stream(asked)
     observers = [] if stream is None else [stream]
     summary = evaluate(model, processor, asked.benchmark, asked.methods, asked.run_dir, settings, observers)
@@ -121,6 +121,22 @@ def _evaluate(asked: Evaluation) -> None:
         report = write_report(asked.run_dir)
         print(render_table(summary), f"report: {report}", sep="\n\n")
         _log(asked, summary, stream)
+
+
+def _load(asked: Evaluation, settings: EvaluationSettings) -> tuple[Any, Any]:
+    """The model, where this process wants it; what cannot go together is refused before it is loaded."""
+    from lit_simignore.engine.lockstep import check_lockstep, is_lockstep
+    from lit_simignore.engine.replicas import check_placed, check_replicas, replica_options
+
+    wish = asked.config.model
+    check_lockstep(settings)
+    check_replicas(settings, device_map=wish.device_map, quantized=wish.quantization is not Quantization.NONE)
+    if is_lockstep(settings) and (asked.config.analysis is Analysis.FLOW or wish.device_map is not None):
+        key, value = ("analysis", "flow") if wish.device_map is None else ("model.device_map", wish.device_map)
+        raise ConfigError(key, f"no process has the whole model under trainer.strategy=fsdp2; leave out {value}")
+    model, processor = load_model(wish, **replica_options(settings))
+    check_placed(model, settings)
+    return model, processor
 
 
 def _look_at_flow(asked: Evaluation, model: Any, processor: Any, settings: EvaluationSettings) -> None:

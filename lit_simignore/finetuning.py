@@ -14,7 +14,7 @@ from lit_simignore.command import is_main_process
 from lit_simignore.config import folders
 from lit_simignore.config.schema import Source, TrainConfig
 from lit_simignore.config.training import Training
-from lit_simignore.config.typed import plain
+from lit_simignore.config.typed import ConfigError, plain
 from lit_simignore.loading import load_model
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def finetune_from(asked: Training) -> None:
     from lit_simignore.tracking import build_logger
 
     config, run_dir = asked.config, asked.run_dir
+    if config.trainer.devices_per_replica > 1:
+        raise ConfigError(
+            "trainer.devices_per_replica",
+            f"expected 1 in training, got {config.trainer.devices_per_replica}; trainer.strategy=fsdp2 trains a model "
+            "that is larger than one GPU",
+        )
     conversations, identity = training_data(asked)
     outcome = Evaluations(
         asked.benchmark, asked.methods, config.outcome.before, config.outcome.after, validation=asked.validation

@@ -8,8 +8,12 @@ from lit_simignore.config.schema import Dtype, ModelConfig, Quantization
 from lit_simignore.types import UserError
 
 
-def load_model(config: ModelConfig) -> tuple[Any, Any]:
+def load_model(config: ModelConfig, **placement: Any) -> tuple[Any, Any]:
     """The configured model and its processor.
+
+    Args:
+        config: of the model.
+        placement: ``device_map`` and ``max_memory`` in place of the configuration's.
 
     Raises:
         UserError: no such model or adapter, or a package for it is missing.
@@ -20,7 +24,7 @@ def load_model(config: ModelConfig) -> tuple[Any, Any]:
     model, processor = load(
         config.path,
         dtype=None if config.dtype is Dtype.AUTO else config.dtype.value,
-        device_map=config.device_map,
+        **{"device_map": config.device_map, **placement},
         attn_implementation=config.attn_implementation,
         quantization_config=_quantization(config.quantization),
         trust_remote_code=config.trust_remote_code,

@@ -99,6 +99,7 @@ def _check(config: EvalConfig) -> None:
         ("trainer.batch_size", size if isinstance(size, int) else None, 1),
         ("trainer.num_workers", config.trainer.num_workers, 0),
         ("trainer.num_nodes", config.trainer.num_nodes, 1),
+        ("trainer.devices_per_replica", config.trainer.devices_per_replica, 1),
         ("trainer.max_new_tokens", config.trainer.max_new_tokens, 1),
         ("report.samples", config.report.samples, 0),
         ("logger.max_rows", config.logger.max_rows, 0),

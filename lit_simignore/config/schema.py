@@ -104,7 +104,9 @@ class TrainerConfig:
         accelerator: auto, cpu, gpu, ... as Lightning's Trainer takes it.
         devices: how many devices, or auto: all there are, or those that torchrun started.
         num_nodes: how many machines.
-        strategy: Lightning's strategy; auto is ddp on several devices.
+        devices_per_replica: for models larger than one GPU: so many GPUs for each process, which spreads its model over
+            them; devices then counts processes.
+        strategy: Lightning's strategy; auto is ddp on several devices, fsdp2 shares one model out over all of them.
         timeout_hours: how long processes wait for the slowest one.
         precision: Lightning's precision; null computes in the type of the weights.
         batch_size: samples that are answered together on one device; auto begins with 64. A batch that does not fit
@@ -119,6 +121,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int | str = 1
     num_nodes: int = 1
+    devices_per_replica: int = 1
     strategy: str = "auto"
     timeout_hours: float = 24.0
     precision: str | None = None

@@ -28,6 +28,7 @@ from lit_simignore.engine.lockstep import check_lockstep, check_written, is_lock
 from lit_simignore.engine.memory import planned_batch_size
 from lit_simignore.engine.orphans import announced_as_parent, end_with_parent
 from lit_simignore.engine.progress import EvaluationBar
+from lit_simignore.engine.replicas import check_placed, check_replicas
 from lit_simignore.engine.resume import Resume, was_restarted
 from lit_simignore.engine.settings import EvaluationSettings as EvaluationSettings
 from lit_simignore.engine.signals import ExitOnSigterm, exit_on_sigterm
@@ -102,6 +103,8 @@ class _Evaluation:
         self.model, self.processor, self.benchmark = model, processor, benchmark
         self.run_dir, self.settings = run_dir, settings
         check_lockstep(settings)
+        check_replicas(settings)
+        check_placed(model, settings)
         self.store = PredictionStore(run_dir)
         self.model_name = _name_of(model, settings)
         self.job = self._job(baseline_first(methods))

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lit_simignore.engine.lockstep import is_lockstep, sharding_strategy
 from lit_simignore.engine.rendezvous import meet_anew
+from lit_simignore.engine.replicas import count_replicas, first_devices
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.types import UserError
 
@@ -43,7 +44,7 @@ def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequen
     devices, num_nodes = world_of(settings)
     trainer = L.Trainer(
         accelerator=settings.accelerator,
-        devices=devices,
+        devices=first_devices(int(devices), size) if (size := settings.devices_per_replica) > 1 else devices,
         num_nodes=num_nodes,
         strategy=strategy_of(settings, devices, num_nodes),
         precision=settings.precision,  # type: ignore[arg-type]
@@ -68,7 +69,9 @@ def world_of(settings: EvaluationSettings) -> tuple[int | str, int]:
     if isinstance(devices, str) and devices.strip().isdecimal():
         devices = int(devices)
     if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:
-        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", num_nodes))
+        devices, num_nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", num_nodes))
+    if settings.devices_per_replica > 1:
+        devices = count_replicas(devices, settings.devices_per_replica, torch.cuda.device_count())
     return devices, num_nodes
 
 

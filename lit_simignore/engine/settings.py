@@ -26,7 +26,9 @@ class EvaluationSettings:
         accelerator: as Lightning's Trainer takes it.
         devices: number of devices or ``auto``; under torchrun ``auto`` takes what torchrun started.
         num_nodes: machines.
-        strategy: as Lightning's Trainer takes it; ``auto`` is ddp for several processes.
+        devices_per_replica: GPUs that each process spreads its model over; ``devices`` then counts processes.
+        strategy: as Lightning's Trainer takes it; ``auto`` is ddp for several processes, ``fsdp2`` shares the weights
+            of one model out over all of them, which then answer in step.
         timeout_hours: how long processes wait for the slowest one.
         num_workers: processes that open images, for each process; 0 opens them in the process itself.
         progress: show progress bars.
@@ -48,6 +50,7 @@ class EvaluationSettings:
     accelerator: str = "auto"
     devices: int | str = 1
     num_nodes: int = 1
+    devices_per_replica: int = 1
     strategy: Any = "auto"
     timeout_hours: float = 24.0
     num_workers: int = 0

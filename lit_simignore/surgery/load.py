@@ -21,6 +21,7 @@ def load(
     *,
     dtype: torch.dtype | str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int] | None = None,
     attn_implementation: str | None = None,
     quantization_config: Any = None,
     trust_remote_code: bool = False,
@@ -33,6 +34,7 @@ def load(
         dtype: of the weights; ``None`` takes the checkpoint's own where there is an accelerator or a
             ``device_map``, and float32 otherwise, because half precision is slow or missing on CPUs.
         device_map: as in transformers (needs accelerate).
+        max_memory: bytes that may be used, by device; devices that are not named are left alone.
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; ``None`` lets transformers choose.
         quantization_config: as in transformers.
         trust_remote_code: run code that comes with the checkpoint. Only for checkpoints you have read.
@@ -48,6 +50,7 @@ def load(
         options = {
             "dtype": dtype if dtype is not None else _default_dtype(device_map),
             "device_map": device_map,
+            "max_memory": max_memory,
             "attn_implementation": attn_implementation,
             "quantization_config": quantization_config,
         }
