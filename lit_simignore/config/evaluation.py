@@ -12,6 +12,7 @@ from typing import Any
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.config.adapters import with_trained_pruning
+from lit_simignore.config.agent import agents_folder
 from lit_simignore.config.budgets import asked_budgets
 from lit_simignore.config.compose import read_layers, slug
 from lit_simignore.config.methods import Definitions, build_methods, used_definitions
@@ -60,7 +61,7 @@ def compose_evaluation(assignments: Sequence[str]) -> Evaluation:
         resolved["benchmark"] = {"name": config.benchmark["name"], **plain(benchmark)}
         resolved["method"] = used_definitions(config.methods, definitions)
         data = refuse_in_one_line("benchmark", benchmark.identity)
-        run_dir = Path(config.run.dir) / (config.run.name or _default_name(resolved, data))
+        run_dir = Path(config.run.dir) / (config.run.name or agents_folder() or _default_name(resolved, data))
     return Evaluation(config, benchmark, methods, resolved, run_dir)
 
 

@@ -29,10 +29,13 @@ def options(group: str) -> dict[str, Path]:
 def experiments() -> dict[str, Path]:
     """Overlays by name: ``pico`` is ``experiments/pico/config.yaml``, ``one/7b`` is ``experiments/one/7b.yaml``.
 
-    The recipes of ``configs/finetune/`` are overlays too, by the name of their file.
+    The recipes of ``configs/finetune/`` are overlays too, by the name of their file. ``sweep.yaml`` and
+    ``sweep-*.yaml`` are not: they are sweeps, which ``python -m lit_simignore.sweep`` and W&B run.
     """
     found = options("finetune")
     for path in _files("experiments/*/*.yaml"):
+        if path.stem.partition("-")[0] == "sweep":
+            continue
         parent = path.parent.name
         found[parent if path.stem == "config" else f"{parent}/{path.stem}"] = path
     return dict(sorted(found.items()))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from lit_simignore.benchmarks import BENCHMARKS
 from lit_simignore.benchmarks.base import Benchmark
+from lit_simignore.config.agent import agents_folder
 from lit_simignore.config.compose import Layers, compose, slug
 from lit_simignore.config.evaluation import build_benchmark
 from lit_simignore.config.methods import Definitions, build_methods, used_definitions
@@ -78,7 +79,7 @@ def resolve_training(config: TrainConfig, layers: Layers) -> Training:
     resolved["benchmark"] = {"name": config.benchmark["name"], **plain(benchmark)}
     if source is not None:
         resolved["data"]["benchmark"] = {"name": config.data.benchmark["name"], **plain(source)}
-    run_dir = Path(config.run.dir) / (config.run.name or _default_name(resolved))
+    run_dir = Path(config.run.dir) / (config.run.name or agents_folder() or _default_name(resolved))
     return Training(config, pruning, methods, benchmark, validation, source, resolved, run_dir)
 
 

@@ -7,16 +7,13 @@ gets into the script or the style sheet.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 from lit_simignore.report import notes
 from lit_simignore.report.controls import controls, pager
 from lit_simignore.report.curve import curve, time_cost, token_cost
+from lit_simignore.report.document import asset, document, replace_file
 from lit_simignore.report.drawing import picture
 from lit_simignore.report.facts import facts_section
 from lit_simignore.report.flow_section import flow_figures, flow_section
@@ -30,7 +27,6 @@ from lit_simignore.report.summary import RunView
 from lit_simignore.report.verdict import headline
 
 REPORT_FILE = "report.html"
-_HERE = Path(__file__).parent
 _ROWS_BESIDE = 12
 
 
@@ -52,19 +48,8 @@ def write_report(run_dir: Path | str) -> Path:
     folder = read_folder(run_dir)
     if folder.flow is not None:
         for name, (_, drawn) in flow_figures(folder.flow).items():
-            _replace(run_dir / "flow" / f"{name}.svg", drawn)
-    return _replace(run_dir / REPORT_FILE, render_page(folder))
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a file in one step."""
-    draft = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+            replace_file(run_dir / "flow" / f"{name}.svg", drawn)
+    return replace_file(run_dir / REPORT_FILE, render_page(folder))
 
 
 def render_page(folder: RunFolder) -> str:
@@ -74,7 +59,6 @@ def render_page(folder: RunFolder) -> str:
     if maps is not None:
         gallery.pictures.update(maps.pictures)
         gallery.columns |= maps.columns
-    style, script = _asset("page.css"), _asset("page.js")
     body = [
         gallery.definitions(),
         None if maps is None else maps.definitions(),
@@ -87,35 +71,9 @@ def render_page(folder: RunFolder) -> str:
             _samples(folder, gallery),
             facts_section(folder.view, folder.config),
         ),
-        element("script", script),
     ]
     title = " · ".join(filter(None, [folder.view.fact("model"), folder.view.fact("benchmark"), "lit_simignore"]))
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", style),
-    ]
-    return "<!DOCTYPE html>\n" + element("html", element("head", *head), element("body", *body), lang="en") + "\n"
-
-
-def _asset(name: str) -> Markup:
-    """A file of this package; nothing from a run is ever put into it."""
-    return Markup((_HERE / name).read_text(encoding="utf-8").replace("\r\n", "\n"))
-
-
-def _policy(style: str, script: str) -> str:
-    return (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return document(title, body, asset("page.css"), asset("page.js"))
 
 
 def _header(view: RunView) -> Markup:

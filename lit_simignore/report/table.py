@@ -19,7 +19,7 @@ _MARKS = {Verdict.BETTER: "+", Verdict.WORSE: "-", Verdict.UNCLEAR: "~"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class Column:
     """A column with a two-line heading; columns with a high ``rank`` are the first to go when space is short."""
 
     heading: tuple[str, str]
@@ -68,20 +68,22 @@ def _wrapped(lines: Sequence[str], bullet: str = "") -> list[str]:
 
 def _own_numbers(view: RunView) -> list[str]:
     """The benchmark's own numbers, on the scale of its papers."""
-    columns: list[_Column] = []
+    columns: list[Column] = []
     for name in view.headline:
         first, _, last = formats.one_line(name).replace("_", " ").rpartition(" ")
         cells = tuple(formats.significant(row.extra.get(name)) for row in view.rows)
-        columns.append(_Column((first, last), cells, rank=len(columns)))
-    return _grid_of(view, columns) if columns else []
+        columns.append(Column((first, last), cells, rank=len(columns)))
+    return grid_lines([row.name for row in view.rows], columns) if columns else []
 
 
 def _grid(view: RunView) -> list[str]:
-    return _grid_of(view, [column for column in _columns(view) if any(cell != MISSING for cell in column.cells)])
+    columns = [column for column in _columns(view) if any(cell != MISSING for cell in column.cells)]
+    return grid_lines([row.name for row in view.rows], columns)
 
 
-def _grid_of(view: RunView, columns: list[_Column]) -> list[str]:
-    names = [row.name for row in view.rows]
+def grid_lines(names: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    """A table of at most :data:`WIDTH` columns, one line per name; where space is short, high ranks go first."""
+    columns = list(columns)
     wanted = min(max(map(_width, [*names, "method"])), 40)
     while columns and _total(columns) + wanted > WIDTH:
         if _total(columns) + _NAME_MIN <= WIDTH and _distinct(names, WIDTH - _total(columns)):
@@ -99,7 +101,7 @@ def _grid_of(view: RunView, columns: list[_Column]) -> list[str]:
     return lines
 
 
-def _total(columns: Sequence[_Column]) -> int:
+def _total(columns: Sequence[Column]) -> int:
     return sum(column.width + _GAP for column in columns)
 
 
@@ -107,7 +109,7 @@ def _distinct(names: Sequence[str], width: int) -> bool:
     return len({_squeezed(name, width) for name in names}) == len(set(names))
 
 
-def _line(cells: Sequence[str], name_width: int, columns: Sequence[_Column]) -> str:
+def _line(cells: Sequence[str], name_width: int, columns: Sequence[Column]) -> str:
     first = cells[0] + " " * (name_width - _width(cells[0]))
     rest = [" " * (_GAP + column.width - _width(cell)) + cell for cell, column in zip(cells[1:], columns, strict=True)]
     return (first + "".join(rest)).rstrip()
@@ -137,9 +139,9 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _columns(view: RunView) -> list[_Column]:
-    def column(heading: tuple[str, str], cell: Callable[[MethodRow], str], rank: int) -> _Column:
-        return _Column(heading, tuple(cell(row) for row in view.rows), rank)
+def _columns(view: RunView) -> list[Column]:
+    def column(heading: tuple[str, str], cell: Callable[[MethodRow], str], rank: int) -> Column:
+        return Column(heading, tuple(cell(row) for row in view.rows), rank)
 
     flops = formats.flops_unit(row.budget.get("prefill_tflops") for row in view.rows)
     return [
@@ -159,7 +161,7 @@ def _columns(view: RunView) -> list[_Column]:
     ]
 
 
-def _token_columns(view: RunView, column: Callable[..., _Column]) -> list[_Column]:
+def _token_columns(view: RunView, column: Callable[..., Column]) -> list[Column]:
     """One column if the three counts agree for every method (as when all pruning comes before layer 0), else three."""
     counts = [[row.budget.get(key) for key in ("input", "final", "layer_mean")] for row in view.rows]
     if all(len(set(found)) == 1 for found in counts):

@@ -18,7 +18,9 @@ from lit_simignore.pruning import PRUNERS
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
 FILES = sorted(set((ROOT / "configs").glob("*/*.yaml")) - set(RECIPES))
-OVERLAYS = sorted((ROOT / "experiments").glob("*/*.yaml"))
+OVERLAYS = sorted(
+    path for path in (ROOT / "experiments").glob("*/*.yaml") if path.stem.partition("-")[0] != "sweep"
+)
 
 
 def relative(path: Path) -> str:

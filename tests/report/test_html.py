@@ -195,7 +195,7 @@ def test_writing_again_replaces_the_file_in_one_step(tmp_path: Path, monkeypatch
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report_html.os, "replace", fail)
+    monkeypatch.setattr("lit_simignore.report.document.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == first

@@ -1,0 +1,107 @@
+"""A whole sweep of twelve real jobs with two workers, in which a job or the runner is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lit_simignore.sweep.ledger import FILE, State, read_ledger
+from tests.report.pages import read_page
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = """
+program: eval.py
+name: twelve
+method: grid
+parameters:
+  methods: {values: ["[baseline,simignore]", "[baseline,random]", "[baseline,stride]"]}
+  budget: {values: [72, 54, 36, 18]}
+  model: {value: pico}
+  benchmark.limit: {value: 4}
+  efficiency.samples: {value: 0}
+  report.samples: {value: 0}
+command: ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+"""
+PATIENCE_S = 1500.0
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    (folder / "sweep.yaml").write_text(SWEEP)
+    command = [sys.executable, "-m", "lit_simignore.sweep", "sweep.yaml", "--workers", "2", "--dir", "runs"]
+    with (folder / "out").open("ab") as out:
+        return subprocess.Popen(
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=subprocess.STDOUT
+        )
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def complete(folder: Path) -> set[str]:
+    jobs = read_ledger(folder / "runs" / "twelve").jobs
+    return {name for name, job in jobs.items() if job.state is State.COMPLETE}
+
+
+def starts(folder: Path) -> list[tuple[str, int]]:
+    text = (folder / "runs" / "twelve" / FILE).read_text()
+    return [(name, int(pid)) for name, pid in re.findall(r'"started", "job": "(\S+)", "pid": (\d+)', text)]
+
+
+def at_work(folder: Path) -> bool:
+    """Whether some jobs are complete and the last one that was started has begun to compute."""
+    done = complete(folder) if (folder / "runs" / "twelve" / FILE).exists() else set()
+    return len(done) >= 3 and (folder / "runs" / "twelve" / starts(folder)[-1][0] / "manifest.json").exists()
+
+
+def check_twelve_results(folder: Path) -> None:
+    sweep = folder / "runs" / "twelve"
+    assert len(complete(folder)) == 12
+    accuracies = set()
+    for name in complete(folder):
+        summary = json.loads((sweep / name / "summary.json").read_text())
+        assert summary["run"]["complete"] and [row["n"] for row in summary["methods"]] == [4, 4]
+        accuracies.add(summary["methods"][0]["accuracy"])
+    assert len(accuracies) == 1
+    page = read_page(sweep / "sweep.html")
+    assert "12 of 12 jobs complete" in page.text and page.classes["line"] == 12
+    plain = json.loads((sweep / "sweep.json").read_text())
+    assert len({(row["method"], *row["jobs"]) for row in plain["rows"]}) == 13
+
+
+def test_a_killed_job_is_continued_and_all_twelve_have_results(tmp_path: Path) -> None:
+    runner = start(tmp_path)
+    wait_until(lambda: at_work(tmp_path))
+    name, pid = starts(tmp_path)[-1]
+    os.kill(pid, signal.SIGKILL)
+    assert runner.wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
+    check_twelve_results(tmp_path)
+    assert len(starts(tmp_path)) == 13
+    assert [each for each, _ in starts(tmp_path)].count(name) == 2
+
+
+def test_a_killed_runner_is_continued_by_the_same_command(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    wait_until(lambda: at_work(tmp_path))
+    first.kill()
+    first.wait()
+    before = complete(tmp_path)
+    assert start(tmp_path).wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
+    check_twelve_results(tmp_path)
+    names = [name for name, _ in starts(tmp_path)]
+    assert 3 <= len(before) < 12 and all(names.count(name) == 1 for name in before)
+    assert 13 <= len(names) <= 14
