@@ -63,9 +63,9 @@ def starts(folder: Path) -> list[tuple[str, int]]:
 
 
 def at_work(folder: Path) -> bool:
-    """Whether some jobs are complete and the last one that was started has begun to compute."""
+    """Whether some jobs are complete and the last one that was started has its model and begins to compute."""
     done = complete(folder) if (folder / "runs" / "twelve" / FILE).exists() else set()
-    return len(done) >= 3 and (folder / "runs" / "twelve" / starts(folder)[-1][0] / "manifest.json").exists()
+    return len(done) >= 3 and (folder / "runs" / "twelve" / starts(folder)[-1][0] / "config.yaml").exists()
 
 
 def check_twelve_results(folder: Path) -> None:
