@@ -1,5 +1,9 @@
 """Compose a configuration: dataclass defaults < ``configs/<group>/<name>.yaml`` < experiment overlay < command line.
 
+Beside an overlay there may be one for a model: ``config.pico.yaml`` is laid over ``config.yaml`` once ``pico`` is the
+model, by whatever layer. Fields of a group belong to the option they are written for: where a stronger layer names
+another model, benchmark, trainer or logger, weaker layers' fields for that group are left out.
+
 A configuration is data. It holds no dotted path that is called: names are looked up among scanned modules and files.
 """
 
@@ -94,14 +98,15 @@ def compose(schema: type[T], assignments: Sequence[str]) -> tuple[T, Layers]:
 def read_layers(schema: type, assignments: Sequence[str]) -> Layers:
     """All layers for ``schema``, untyped and unmerged."""
     command_line = _command_line(schema, assignments)
-    overlay = _overlay(schema, command_line.values.get("experiment"))
-    chosen = Layers((overlay, command_line))
+    overlays = _overlays(schema, command_line)
+    *overlays, command_line = _of_the_chosen(schema, (*overlays, command_line))
+    chosen = Layers((*overlays, command_line))
     with chosen.blame():
         wishes = chosen.merged(resolve=False)
         groups = [layer for group in GROUPS if group in hints(schema) for layer in _group(schema, group, wishes)]
     below = [layer for layer in groups if layer.source]
     above = [layer for layer in groups if not layer.source]
-    return Layers((Layer("", defaults(schema)), *below, overlay, command_line, *above))
+    return Layers((Layer("", defaults(schema)), *below, *overlays, command_line, *above))
 
 
 def split(assignment: str) -> tuple[str, str]:
@@ -136,10 +141,20 @@ def _command_line(schema: type, assignments: Sequence[str]) -> Layer:
     return Layer("", values)
 
 
-def _overlay(schema: type, name: str | None) -> Layer:
+def _overlays(schema: type, command_line: Layer) -> list[Layer]:
+    """The overlay that the command line names, and above it the one that lies beside it for the chosen model."""
+    name = command_line.values.get("experiment")
     if name is None:
-        return Layer("", {})
+        return []
     path = folders.experiment(name)
+    found = [_overlay(schema, path)]
+    if "model" in hints(schema):
+        beside = folders.variant(path, _model_name(schema, (found[0], command_line)))
+        found += [] if beside is None else [_overlay(schema, beside)]
+    return found
+
+
+def _overlay(schema: type, path: Path) -> Layer:
     values = folders.read_yaml(path)
     values.pop("experiment", None)  # a saved config.yaml says where it came from
     if CODE_KEY in values:
@@ -148,6 +163,31 @@ def _overlay(schema: type, name: str | None) -> Layer:
         if group in hints(schema) and isinstance(values.get(group), str):
             values[group] = {"name": values[group]}
     return Layer(_shown(path), values)
+
+
+def _model_name(schema: type, layers: Sequence[Layer]) -> str:
+    names = [name for layer in layers if (name := _name_in(layer, "model")) is not None]
+    return names[-1] if names else str(defaults(schema)["model"]["name"])
+
+
+def _of_the_chosen(schema: type, layers: Sequence[Layer]) -> list[Layer]:
+    """``layers`` without what they say of a group whose name a stronger layer changes."""
+    for group in (group for group in GROUPS if group in hints(schema)):
+        names = [name for layer in layers if (name := _name_in(layer, group)) is not None]
+        layers = [
+            layer
+            if _name_in(layer, group) in (None, *names[-1:])
+            else Layer(layer.source, {key: value for key, value in layer.values.items() if key != group})
+            for layer in layers
+        ]
+    return list(layers)
+
+
+def _name_in(layer: Layer, group: str) -> str | None:
+    """Which option of ``group`` the layer names."""
+    said = layer.values.get(group)
+    name = said.get("name") if isinstance(said, Mapping) else None
+    return None if name is None else str(name)
 
 
 def _group(schema: type, group: str, wishes: Mapping[str, Any]) -> list[Layer]:

@@ -30,15 +30,38 @@ def experiments() -> dict[str, Path]:
     """Overlays by name: ``pico`` is ``experiments/pico/config.yaml``, ``one/7b`` is ``experiments/one/7b.yaml``.
 
     The recipes of ``configs/finetune/`` are overlays too, by the name of their file. ``sweep.yaml`` and
-    ``sweep-*.yaml`` are not: they are sweeps, which ``python -m lit_simignore.sweep`` and W&B run.
+    ``sweep-*.yaml`` are not: they are sweeps, which ``python -m lit_simignore.sweep`` and W&B run. What lies beside an
+    overlay for one model is none of its own, see :func:`variants`.
     """
     found = options("finetune")
     for path in _files("experiments/*/*.yaml"):
-        if path.stem.partition("-")[0] == "sweep":
+        if path.stem.partition("-")[0] == "sweep" or _stem_of(path) is not None:
             continue
         parent = path.parent.name
         found[parent if path.stem == "config" else f"{parent}/{path.stem}"] = path
     return dict(sorted(found.items()))
+
+
+def variants() -> dict[str, list[str]]:
+    """Names of the models for which there is more to an overlay, and the names of those overlays, sorted."""
+    found: dict[str, list[str]] = {}
+    for name, path in experiments().items():
+        for beside in sorted(path.parent.glob(f"{path.stem}.*.yaml")):
+            found.setdefault(beside.stem.removeprefix(f"{path.stem}."), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def variant(overlay: Path, model: str) -> Path | None:
+    """What is laid over ``overlay`` for a model of ``configs/model/``: ``config.pico.yaml`` beside ``config.yaml``."""
+    path = overlay.parent / f"{overlay.stem}.{model}.yaml"
+    return path if model in options("model") and path.is_file() else None  # no path of somebody's own gets here
+
+
+def _stem_of(path: Path) -> str | None:
+    """The name before a dot of which there is a file as well, so that ``path`` is laid over that file."""
+    parts = path.stem.split(".")
+    stems = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return next((stem for stem in stems if path.with_name(f"{stem}.yaml").is_file()), None)
 
 
 def _files(pattern: str) -> list[Path]:

@@ -39,6 +39,8 @@ def _choices(schema: type) -> Iterator[str]:
             yield _wrapped(f"  {'methods' if group == 'method' else group}= {', '.join(folders.options(group))}")
     if "experiment" in hints(schema):
         yield _wrapped(f"  experiment= {', '.join(folders.experiments()) or '(none here)'}")
+        for model, names in folders.variants().items():
+            yield _wrapped(f"  experiment= with model={model}, scaled to it: {', '.join(names)}")
 
 
 def _keys(cls: type, where: str) -> Iterator[str]:

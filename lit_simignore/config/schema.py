@@ -235,7 +235,8 @@ class EvalConfig:
     """Evaluate methods on one model and one benchmark, all on the same samples.
 
     Args:
-        experiment: overlay from experiments/ that is read between configs/ and the command line, or a YAML file.
+        experiment: overlay from experiments/ that is read between configs/ and the command line, or a YAML file. Where
+            config.MODEL.yaml lies beside its config.yaml, model=MODEL is given that as well.
         model: the model that answers.
         benchmark: the questions: a name, and the fields of that benchmark.
         methods: files of configs/method/; a+b composes, a@field=value is a named variant, a@64 keeps 64 visual tokens.
@@ -468,7 +469,8 @@ class TrainConfig:
     """Fine-tune a model with pruning switched on, and show what it brought.
 
     Args:
-        experiment: overlay from experiments/ or configs/finetune/ that is read before the command line, or a YAML file.
+        experiment: overlay from experiments/ or configs/finetune/ that is read before the command line, or a YAML file,
+            and config.MODEL.yaml beside its config.yaml with model=MODEL.
         task: finetune, or pico: train the bundled model from scratch.
         model: the model that is trained.
         data: what is learned from.

@@ -138,3 +138,57 @@ def test_a_file_here_hides_one_of_the_same_name_further_away(
     assert list(folders.options("model")) == ["far", "large", "small"]
     assert composed().model.path == "org/small"
     assert compose(EvalConfig, ["model=far"])[0].model.path == "org/far"
+
+
+def write(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def test_a_file_for_the_chosen_model_is_laid_over_the_overlay(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "experiments/table/config.yaml": "model: {name: large, dtype: bfloat16}\nseed: 1\nmethods: [baseline, random]\n",
+        "experiments/table/config.small.yaml": "seed: 2\nmethods: [baseline]\n",
+        "experiments/table/other.yaml": "model: small\nseed: 3\n",
+        "experiments/table/other.small.yaml": "run: {name: mine}\n",
+    })  # fmt: skip
+    large = compose(EvalConfig, ["experiment=table"])[0]
+    assert (large.model.path, large.model.dtype, large.seed) == ("org/large", Dtype.BFLOAT16, 1)
+    assert large.methods == ["baseline", "random"]
+    small = compose(EvalConfig, ["experiment=table", "model=small"])[0]
+    assert (small.model.path, small.seed, small.methods) == ("org/small", 2, ["baseline"])
+    assert compose(EvalConfig, ["experiment=table", "model=small", "seed=9"])[0].seed == 9
+    by_overlay = compose(EvalConfig, ["experiment=table/other"])[0]  # the overlay itself chooses the model
+    assert (by_overlay.seed, by_overlay.run.name) == (3, "mine")
+    assert compose(EvalConfig, ["experiment=table", "model=org/small"])[0].seed == 1  # somebody's own, not this one
+    assert {"table", "table/other"} < set(folders.experiments())
+    assert not [name for name in folders.experiments() if name.endswith(".small")]
+    assert folders.variants() == {"small": ["table", "table/other"]}
+    assert "unknown overlay" in refused("experiment=table/config.small")
+
+
+def test_a_mistake_in_what_lies_over_an_overlay_names_that_file(tmp_path: Path) -> None:
+    write(tmp_path, {"experiments/t/config.yaml": "{}\n", "experiments/t/config.small.yaml": "sed: 2\n"})
+    assert refused("experiment=t") == "sed: unknown key; did you mean 'seed'? (in experiments/t/config.small.yaml)"
+    write(tmp_path, {"experiments/t/config.small.yaml": "plugins: mine\n"})
+    assert "taken from the command line only" in refused("experiment=t")
+
+
+def test_fields_that_were_written_for_another_option_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "configs/trainer/one.yaml": "devices: 1\n",
+        "experiments/t/config.yaml": (
+            "model: {name: large, dtype: bfloat16, path: org/mine}\nbenchmark: {name: pope, split: x}\n"
+            "trainer: {name: many, devices: 4}\nlogger: {project: p}\n"
+        ),
+    })  # fmt: skip
+    write(tmp_path, {"configs/trainer/many.yaml": "devices: 8\n"})
+    kept = compose(EvalConfig, ["experiment=t"])[0]
+    assert (kept.model.path, kept.model.dtype, kept.trainer.devices) == ("org/mine", Dtype.BFLOAT16, 4)
+    assert kept.benchmark == {"name": "pope", "split": "x"} and kept.logger.project == "p"
+    assert compose(EvalConfig, ["experiment=t", "trainer=many", "benchmark=pope"])[0] == kept
+    changed = compose(EvalConfig, ["experiment=t", "model=small", "benchmark=shapesqa", "trainer=one"])[0]
+    assert (changed.model.path, changed.model.dtype, changed.trainer.devices) == ("org/small", Dtype.FLOAT16, 1)
+    assert changed.benchmark == {"name": "shapesqa"} and changed.logger.project == "p"
