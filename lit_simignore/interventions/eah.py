@@ -21,6 +21,7 @@ from lit_simignore.interventions.base import (
     check_number,
     check_whole,
 )
+from lit_simignore.types import UserError
 
 NO_HEAD = -1
 """The winner where nothing is broadcast: no image, or no sink in any head."""
@@ -46,6 +47,8 @@ class EAH(AttentionIntervention):
             paper and the released code divide by.
         ties: among heads with equally many sinks, mass takes the one with more attention on the image, first the
             lowest; mass falls back on the lowest.
+        num_heads: how many heads get the map, those with the fewest sinks first; null gives it to all. Heads that share
+            a key get it together, so it is a multiple of how many do.
         head_zero: whether head 0 may win. False: where it has the most sinks, nothing happens.
         decode: reuse the head of the prefill in every later step, or off. Off makes results depend on caching.
         chunk: query rows whose attention is held at once while the head is chosen.
@@ -82,6 +85,7 @@ class EAH(AttentionIntervention):
     rows: str = "all"
     divisor: str = "rows"
     ties: str = "mass"
+    num_heads: int | None = None
     head_zero: bool = True
     decode: str = "reuse"
     chunk: int = 256
@@ -94,18 +98,29 @@ class EAH(AttentionIntervention):
         check_choice("EAH", "ties", self.ties, ("mass", "first"))
         check_choice("EAH", "decode", self.decode, ("reuse", "off"))
         check_whole("EAH", "chunk", self.chunk, 1)
+        if self.num_heads is not None:
+            check_whole("EAH", "num_heads", self.num_heads, 1)
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         return check_layers("EAH", as_indices("EAH", "layer_idx", self.layer_idx), num_layers)
 
     def edit(self, inputs: KernelInputs, context: LayerContext) -> KernelInputs:
-        """The same map for all heads, once a head was chosen."""
+        """The same map for all heads, or for some, once a head was chosen.
+
+        Raises:
+            UserError: the layer has fewer heads than ``num_heads``, or shares keys between more.
+        """
         memory = context.memory
         if context.prefill and "winning_head" not in memory:
             memory["winning_head"], memory["sink_counts"] = self.choose(inputs.query, inputs.key, context)
             memory["acts"] = bool((memory["winning_head"] != NO_HEAD).any())  # known here, so no step need ask again
         acts = memory.get("acts", False) and (context.prefill or self.decode == "reuse")
-        return broadcast_head(inputs, memory["winning_head"]) if acts else inputs
+        if not acts:
+            return inputs
+        if self.num_heads is None:
+            return broadcast_head(inputs, memory["winning_head"])
+        takers = fewest_sinks(memory["sink_counts"], self.num_heads, inputs.key.shape[1])
+        return broadcast_head(inputs, memory["winning_head"], takers)
 
     @torch.no_grad()
     def choose(self, query: Tensor, key: Tensor, context: LayerContext) -> tuple[Tensor, Tensor]:
@@ -143,20 +158,49 @@ def choose_head(counts: Tensor, mass: Tensor | None = None, *, head_zero: bool =
     return winner.masked_fill(nothing, NO_HEAD)
 
 
-def broadcast_head(inputs: KernelInputs, head: Tensor) -> KernelInputs:
+def fewest_sinks(counts: Tensor, num_heads: int, num_groups: int) -> Tensor:
+    """``(B, H)`` bool, the ``num_heads`` heads with the fewest sinks; of equal ones the lowest.
+
+    Args:
+        counts: ``(B, H)`` int64 sinks of every head.
+        num_heads: how many.
+        num_groups: key heads; query heads that share one are taken together, by the sum of their sinks.
+
+    Raises:
+        UserError: there are fewer heads, or ``num_heads`` would cut a group.
+    """
+    there = counts.shape[1]
+    shared = there // num_groups
+    if num_heads > there or num_heads % shared:
+        raise UserError(
+            f"EAH.num_heads must be a multiple of {shared} (heads that share a key) up to {there} here; got {num_heads}"
+        )
+    order = counts.unflatten(1, (num_groups, shared)).sum(dim=2).argsort(dim=1, stable=True)
+    chosen = torch.zeros(len(counts), num_groups, dtype=torch.bool, device=counts.device)
+    chosen.scatter_(1, order[:, : num_heads // shared], True)
+    return chosen.repeat_interleave(shared, dim=1)
+
+
+def broadcast_head(inputs: KernelInputs, head: Tensor, takers: Tensor | None = None) -> KernelInputs:
     """All heads of a sample with the query and key, and hence the attention map, of head ``head`` ``(B,)``.
 
-    Samples whose head is :data:`NO_HEAD` keep their own bits.
+    Samples whose head is :data:`NO_HEAD` keep their own bits, and so do heads outside ``takers`` ``(B, H)`` bool, which
+    are whole groups of those that share a key.
     """
     num_heads, num_groups = inputs.query.shape[1], inputs.key.shape[1]
-    query = _take_heads(inputs.query, head)
-    shared = torch.where(head == NO_HEAD, head, head // (num_heads // num_groups))
-    return replace(inputs, query=query, key=_take_heads(inputs.key, shared))
+    shared = num_heads // num_groups
+    group = torch.where(head == NO_HEAD, head, head // shared)
+    groups = None if takers is None else takers[:, ::shared]
+    return replace(
+        inputs, query=_take_heads(inputs.query, head, takers), key=_take_heads(inputs.key, group, groups)
+    )
 
 
-def _take_heads(states: Tensor, head: Tensor) -> Tensor:
-    """``states`` ``(B, H, n, d)`` with every head's place taken by ``head`` ``(B,)``, where that is one."""
+def _take_heads(states: Tensor, head: Tensor, takers: Tensor | None) -> Tensor:
+    """``states`` ``(B, H, n, d)`` with every head's, or taker's, place taken by ``head`` ``(B,)``, where that is one."""
     own = torch.arange(states.shape[1], device=states.device)
     head = head.to(states.device)[:, None]
     source = torch.where(head == NO_HEAD, own, head)
+    if takers is not None:
+        source = torch.where(takers.to(states.device), source, own)
     return states.gather(1, source[:, :, None, None].expand_as(states))

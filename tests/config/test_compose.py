@@ -149,7 +149,9 @@ def write(tmp_path: Path, files: dict[str, str]) -> None:
 
 def test_a_file_for_the_chosen_model_is_laid_over_the_overlay(tmp_path: Path) -> None:
     write(tmp_path, {
-        "experiments/table/config.yaml": "model: {name: large, dtype: bfloat16}\nseed: 1\nmethods: [baseline, random]\n",
+        "experiments/table/config.yaml": (
+            "model: {name: large, dtype: bfloat16}\nseed: 1\nmethods: [baseline, random]\n"
+        ),
         "experiments/table/config.small.yaml": "seed: 2\nmethods: [baseline]\n",
         "experiments/table/other.yaml": "model: small\nseed: 3\n",
         "experiments/table/other.small.yaml": "run: {name: mine}\n",

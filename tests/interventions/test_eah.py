@@ -97,6 +97,35 @@ def test_every_grouping_of_heads_agrees_with_the_naive_maps(groups: int, seed: i
     assert torch.allclose(output, naive_outputs(sample, winner), atol=1e-4)
 
 
+@pytest.mark.parametrize(("groups", "num_heads"), [(8, 1), (8, 3), (8, 8), (4, 2), (4, 6), (2, 4), (1, 8)])
+@pytest.mark.parametrize("decode", [False, True])
+def test_only_the_heads_with_the_fewest_sinks_get_the_map(groups: int, num_heads: int, decode: bool) -> None:
+    sample = prompt(heads=8, groups=groups, seed=2)
+    rule = EAH(threshold=0.8, num_heads=num_heads)
+    layer = Layer([sample], mask_kind="none")
+    (output,) = layer.run(rule)
+    winner, sinks = naive_winner(sample, rule)
+    shared = 8 // groups
+    summed = [sum(sinks[group * shared : (group + 1) * shared]) for group in range(groups)]
+    poorest = sorted(range(groups), key=lambda group: (summed[group], group))[: num_heads // shared]
+    if decode:  # the prompt's counts go on deciding
+        longer = prompt(sample.length + 1, [], heads=8, groups=groups, seed=7)
+        longer.query[:, :-1], longer.key[:, :-1], longer.value[:, :-1] = sample.query, sample.key, sample.value
+        longer.visual[: sample.length] = sample.visual
+        output, sample = layer.step(rule, [longer])[0], longer
+    maps = sample.maps()
+    mixed = torch.stack([maps[winner if head // shared in poorest else head] for head in range(8)])
+    expected = sample.outputs(mixed)
+    assert torch.allclose(output, expected[-1:] if decode else expected, atol=1e-4)
+    assert num_heads == 8 or not torch.allclose(expected, naive_outputs(sample, winner), atol=1e-3)
+
+
+def test_heads_that_share_a_key_are_not_parted() -> None:
+    for groups, num_heads in ((4, 3), (8, 9)):
+        with pytest.raises(UserError, match="EAH.num_heads must be a multiple of"):
+            Layer([prompt(heads=8, groups=groups, seed=2)]).run(EAH(threshold=0.8, num_heads=num_heads))
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_size_of_a_chunk_changes_nothing(rule: EAH) -> None:
     layer = Layer(BATCH)
