@@ -197,7 +197,7 @@ def broadcast_head(inputs: KernelInputs, head: Tensor, takers: Tensor | None = N
 
 
 def _take_heads(states: Tensor, head: Tensor, takers: Tensor | None) -> Tensor:
-    """``states`` ``(B, H, n, d)`` with every head's, or taker's, place taken by ``head`` ``(B,)``, where that is one."""
+    """``states`` ``(B, H, n, d)`` with every head's (taker's) place taken by ``head`` ``(B,)``, where that is one."""
     own = torch.arange(states.shape[1], device=states.device)
     head = head.to(states.device)[:, None]
     source = torch.where(head == NO_HEAD, own, head)
