@@ -126,7 +126,7 @@ def rival_table(run: Run) -> list[str]:
     """Simignore against random tokens, wherever a run has both at the same settings."""
     ours, theirs = RIVALS
     pairs = [(m, m.replace(ours, theirs, 1)) for m in run.methods if re.match(rf"{ours}@", m)]
-    pairs = [(mine, other) for mine, other in pairs if other in run.methods and "@num_keep=0" not in mine]
+    pairs = [(mine, other) for mine, other in pairs if other in run.methods and not mine.endswith(("@0", "=0"))]
     found = [compared(run, other, mine) for mine, other in pairs]
     corrected = holm([each.p_value for each in found])
     rows = [
@@ -201,7 +201,7 @@ def page(folder: Path) -> str:
     about = summary["run"]
     hardware = about.get("hardware") or {}
     lines = [
-        f"`{about['command']}`, {about['created'][:10]}: {about['model']}, {about['num_samples']} samples, "
+        f"`{command_of(about)}`, {about['created'][:10]}: {about['model']}, {about['num_samples']} samples, "
         f"{hardware.get('cpu') or hardware.get('device') or 'CPU'}, float32.",
         "",
         *main_table(summary),
@@ -212,6 +212,11 @@ def page(folder: Path) -> str:
         *cluster_table(run, folder),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def command_of(about: Mapping[str, Any]) -> str:
+    """The command as a user would type it: without what only decides where it was run and what it showed."""
+    return "python " + re.sub(r" (trainer\.progress|run\.dir)=\S+", "", about["command"])
 
 
 def answered(folder: Path) -> Run:
@@ -229,7 +234,7 @@ def committed(folder: Path) -> dict[str, Any]:
     shown = [sample for sample in samples if all(run.of(m)[sample].kept is not None for m in run.methods)]
     about = summary["run"]
     return {
-        "command": about["command"],
+        "command": command_of(about),
         "date": about["created"][:10],
         "samples": samples,
         "scores": {method: "".join(digit(run.of(method)[sample]) for sample in samples) for method in run.methods},

@@ -1,7 +1,7 @@
 """Every YAML of ``configs/`` and ``experiments/`` runs: two samples, or two steps of training, on tiny weights.
 
 Everything is found by scanning, so a new file is tested from birth. Weights are random and of the named architecture,
-with its layers, heads and visual tokens; data are our own in the official layout.
+with its layers and heads; data are our own in the official layout.
 """
 
 from __future__ import annotations
