@@ -18,9 +18,11 @@ from lit_simignore.pruning import PRUNERS
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "finetune").glob("*.yaml"))
 FILES = sorted(set((ROOT / "configs").glob("*/*.yaml")) - set(RECIPES))
-OVERLAYS = sorted(
+WRITTEN = sorted(
     path for path in (ROOT / "experiments").glob("*/*.yaml") if path.stem.partition("-")[0] != "sweep"
 )
+VARIANTS = [path for path in WRITTEN if "." in path.stem]
+OVERLAYS = sorted(set(WRITTEN) - set(VARIANTS))
 
 
 def relative(path: Path) -> str:
@@ -54,6 +56,21 @@ def test_every_overlay_of_experiments_composes(path: Path) -> None:
         assert resolve_training(*compose_training(TrainKeys, [f"experiment={name}"])).methods
     else:
         assert compose_evaluation([f"experiment={name}"]).methods
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=relative)
+def test_what_lies_beside_an_overlay_is_for_a_model_that_there_is(path: Path) -> None:
+    stem, _, model = path.stem.partition(".")
+    assert model in folders.options("model") and path.with_name(f"{stem}.yaml") in OVERLAYS
+    name = path.parent.name if stem == "config" else f"{path.parent.name}/{stem}"
+    keys = [f"experiment={name}", f"model={model}"]
+    if "training" in name:
+        assert resolve_training(*compose_training(TrainKeys, keys)).config.model.name == model
+        return
+    asked = compose_evaluation(keys)
+    assert asked.config.model.name == model and asked.run_dir.name.find(model) > 0
+    if model == "pico":
+        assert type(asked.benchmark).__name__ == "ShapesQA"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=relative)
