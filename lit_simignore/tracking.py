@@ -234,6 +234,24 @@ def log_live(logger: Logger, point: Mapping[str, float]) -> None:
         logger.log_metrics(dict(point), step=round(point[live_key("records")]))
 
 
+def log_validation(
+    logger: Logger, step: int, scores: Mapping[str, float | None], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Log the accuracies of a validation while training, and to W&B some of its answers.
+
+    Args:
+        logger: of the training.
+        step: optimiser steps taken.
+        scores: accuracy by method.
+        columns: of ``rows``.
+        rows: answers.
+    """
+    logger.log_metrics({f"{VALIDATION}/{name}/accuracy": v for name, v in scores.items() if v is not None}, step=step)
+    if isinstance(logger, WandbLogger):
+        with _staged_in(Path(str(logger.save_dir)) / "wandb"):
+            logger.log_table(f"{VALIDATION}/{SAMPLES}", columns=list(columns), data=list(map(list, rows)), step=step)
+
+
 def log_summary(
     logger: Logger,
     summary: Mapping[str, Any],

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.collate import Batch, open_sample
 from lit_simignore.data.sharding import BatchPlan, equal_shard, plan_batches, shard
+from lit_simignore.engine.atomic import write_text
 from lit_simignore.engine.evaluator import LitEvaluator
 from lit_simignore.engine.finetune_averaging import AveragedWeights
 from lit_simignore.engine.finetune_tuning import full_state, put_state, trained
 from lit_simignore.engine.finetuner import LitFinetuner
 from lit_simignore.metrics.accuracy import accuracy
-from lit_simignore.tracking import VALIDATION
+from lit_simignore.tracking import log_validation
 from lit_simignore.types import Method, Prediction, Sample
 
 FILE = "validation.jsonl"
@@ -83,6 +83,8 @@ class Validation(L.Callback):
         """A step that was loaded was validated before it was saved, and may have been the last."""
         self._step = trainer.global_step
         self._stop(trainer)
+        if trainer.is_global_zero:
+            _forget_after(self.run_dir / FILE, trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Validate when a step that is due has been taken."""
@@ -128,10 +130,7 @@ class Validation(L.Callback):
         with (self.run_dir / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for logger in trainer.loggers:
-            known = {f"{VALIDATION}/{name}/accuracy": value for name, value in scores.items() if value is not None}
-            logger.log_metrics(known, step=step)
-            if isinstance(logger, WandbLogger):
-                logger.log_table(f"{VALIDATION}/samples", columns=columns, data=rows, step=step)
+            log_validation(logger, step, scores, columns, rows)
 
 
 def validate(
@@ -162,6 +161,18 @@ def validate(
         for part, mode in modes.items():
             part.training = mode
     return _gathered(evaluator.predictions, samples)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Take out what a killed or overwritten attempt validated after the step that training goes on from."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    known = []
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off
+            known += [line] if json.loads(line)["step"] <= step else []
+    write_text(path, "".join(f"{line}\n" for line in known))
 
 
 def _precision(trainer: L.Trainer) -> AbstractContextManager[Any]:

@@ -34,6 +34,10 @@ from tests.tiny_models import tiny_batch, tiny_llava
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 5
+SHORT = (
+    "training.steps=6", "training.batch_size=4", "checkpoint.every=1", "tuning.rank=4", "tuning.dropout=0.1",
+    "trainer.accelerator=cpu", "trainer.progress=false",
+)  # fmt: skip
 
 
 class Dies(L.Callback):
@@ -222,11 +226,8 @@ def test_pruning_travels_with_the_adapter_and_evaluation_picks_it_up(tmp_path: P
 
 def command(folder: Path, *more: str, timeout: float = 300) -> int:
     """``train.py`` on the bundled model, for a few steps."""
-    arguments = [
-        "training.steps=6", "training.batch_size=4", "checkpoint.every=1", "tuning.rank=4", "tuning.dropout=0.1",
-        "outcome.before=false", "outcome.after=false", "trainer.accelerator=cpu", "trainer.progress=false",
-        f"run.dir={folder.parent}", f"run.name={folder.name}", *more,
-    ]  # fmt: skip
+    where = [f"run.dir={folder.parent}", f"run.name={folder.name}"]
+    arguments = [*SHORT, "training.micro_batch_size=2", "outcome.before=false", "outcome.after=false", *where, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-m", "tests.engine.run_finetune", *arguments]
     done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -247,12 +248,38 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
     return adapter(folder)
 
 
+PLACES = ("0", "1", "6", "7", "writing-3", "written-3", "written-6")
+"""In the first step before there is a checkpoint, in the middle of an accumulation, between two steps, while a
+checkpoint is written, before it is pointed to, and after the last step before the export."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_process_goes_on_to_the_same_adapter(
-    tmp_path: Path, uninterrupted: dict[str, torch.Tensor], number: int, status: int
+    tmp_path: Path, uninterrupted: dict[str, torch.Tensor], place: str, number: int, status: int
 ) -> None:
-    assert command(tmp_path / "cut", f"dies=3:{int(number)}") == status
-    assert not (tmp_path / "cut" / "adapter").exists() and last_checkpoint(tmp_path / "cut") is not None
+    assert command(tmp_path / "cut", f"dies={place}:{int(number)}") == status
+    assert not (tmp_path / "cut" / "adapter").exists()
+    assert (last_checkpoint(tmp_path / "cut") is None) == (place in ("0", "1"))
     assert command(tmp_path / "cut") == 0
     assert far(adapter(tmp_path / "cut"), uninterrupted) == 0.0
+
+
+@pytest.mark.slow
+def test_train_py_starts_its_processes_by_itself(tmp_path: Path) -> None:
+    """Lightning's own launcher: the command alone, without torchrun; the same weights, and everything printed once."""
+    printed = []
+    for name, devices in (("one", 1), ("two", 2)):
+        keys = [*SHORT, "benchmark.limit=6", "outcome.before=true", "outcome.after=true", "tuning.dropout=0"]
+        keys += [f"trainer.devices={devices}", f"run.dir={tmp_path}", f"run.name={name}", "validation.every=6"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        program = [sys.executable, str(ROOT / "train.py"), *keys, "validation.samples=4"]
+        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert far(adapter(tmp_path / "one"), adapter(tmp_path / "two")) < 1e-3
+    assert [text.count("AFTER TRAINING") for text in printed] == [1, 1]
+    one, two = ((tmp_path / name / "validation.jsonl").read_text() for name in ("one", "two"))
+    assert one == two and one.count("\n") == 1
+    assert json.loads((tmp_path / "two" / "after" / "summary.json").read_text())["methods"][0]["n"] == 6

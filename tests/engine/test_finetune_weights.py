@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from lit_simignore.engine.finetuner import Optimization
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.load import load
+from lit_simignore.tracking import build_logger
 from lit_simignore.types import Method, UserError
 from tests.engine.finetuning import conversations, data, far, fit, module, weights
 from tests.engine.forked import run_forked
@@ -186,6 +190,8 @@ def test_best_weights_survive_an_interruption(tmp_path: Path, monkeypatch: pytes
     run(tmp_path / "cut", wish(patience=2), benchmark=best())
     assert torch.equal(written(tmp_path / "cut"), written(tmp_path / "whole"))
     assert record(tmp_path / "cut") == record(tmp_path / "whole")
+    logs = [(tmp_path / name / "validation.jsonl").read_text() for name in ("cut", "whole")]
+    assert logs[0] == logs[1] and logs[0].count("\n") == 4
 
 
 def test_a_training_that_was_stopped_early_goes_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +252,36 @@ def test_best_weights_of_sharded_models_are_kept_too(tmp_path: Path, monkeypatch
     run_forked(lambda rank: run(tmp_path / "two", two, benchmark=best()) and None, tmp_path / "answers")
     assert record(tmp_path / "two")["step"] == 2
     assert float((written(tmp_path / "two") - written(tmp_path / "one")).abs().max()) < 1e-2
+
+
+def test_a_training_that_starts_anew_forgets_validations_of_before(tmp_path: Path) -> None:
+    (tmp_path / "validation.jsonl").write_text('{"step": 3}\n{"step": 9}\n{"st')
+    run(tmp_path, wish(steps=1))
+    assert [json.loads(line)["step"] for line in (tmp_path / "validation.jsonl").read_text().splitlines()] == [1]
+
+
+@pytest.mark.slow
+def test_losses_accuracies_and_answers_are_in_wandb_without_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back from the files that W&B writes offline, with W&B's own reader."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    logger = build_logger("wandb", tmp_path, offline=True)
+    asked = Evaluations(Toy(), (BASELINE, PRUNED), before=False, after=False)
+    talks = conversations(8, lengths=True)
+    finetune(model_and_processor, talks, PRUNED, tmp_path, wish(steps=2), asked, logger=lambda: logger)
+    logger.experiment.finish()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(folder)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["summary"]
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert found["validation/simignore/accuracy"] == lines[-1]["accuracy"]["simignore"]
+    tables = [json.loads(path.read_text()) for path in folder.glob("files/media/table/validation/samples_*.table.json")]
+    assert len(tables) == len(lines) == 2
+    shown = [[list(sample.values()) for sample in line["samples"]] for line in lines]
+    assert sorted(table["data"] for table in tables) == sorted(shown)
+    assert tables[0]["columns"] == ["prompt", "answer", "output", "score", "num_kept"] and len(shown[0]) == 2
 
 
 def test_patience_without_validation_is_refused() -> None:
