@@ -224,7 +224,7 @@ def test_pruning_travels_with_the_adapter_and_evaluation_picks_it_up(tmp_path: P
 # -- real processes
 
 
-def command(folder: Path, *more: str, timeout: float = 300) -> int:
+def command(folder: Path, *more: str, timeout: float = 900) -> int:
     """``train.py`` on the bundled model, for a few steps."""
     where = [f"run.dir={folder.parent}", f"run.name={folder.name}"]
     arguments = [*SHORT, "training.micro_batch_size=2", "outcome.before=false", "outcome.after=false", *where, *more]
@@ -275,7 +275,7 @@ def test_train_py_starts_its_processes_by_itself(tmp_path: Path) -> None:
         keys += [f"trainer.devices={devices}", f"run.dir={tmp_path}", f"run.name={name}", "validation.every=6"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         program = [sys.executable, str(ROOT / "train.py"), *keys, "validation.samples=4"]
-        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
     assert far(adapter(tmp_path / "one"), adapter(tmp_path / "two")) < 1e-3
