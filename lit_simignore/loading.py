@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from lit_simignore.config.schema import Dtype, ModelConfig, Quantization
@@ -40,9 +41,12 @@ def load_model(config: ModelConfig, **placement: Any) -> tuple[Any, Any]:
 def _quantization(wish: Quantization) -> Any:
     if wish is Quantization.NONE:
         return None
+    import torch
     from transformers import BitsAndBytesConfig
 
-    try:
-        return BitsAndBytesConfig(load_in_4bit=wish is Quantization.BITS4, load_in_8bit=wish is Quantization.BITS8)
-    except ImportError as error:
-        raise UserError(f"model.quantization={wish.value} needs bitsandbytes: pip install -e '.[gpu]'") from error
+    asked = f"model.quantization={wish.value}"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{asked} needs bitsandbytes: pip install -e '.[gpu]'")
+    if not torch.accelerator.is_available():
+        raise UserError(f"{asked} needs a GPU, and none is here; leave it out, or run where there is one")
+    return BitsAndBytesConfig(load_in_4bit=wish is Quantization.BITS4, load_in_8bit=wish is Quantization.BITS8)

@@ -71,6 +71,20 @@ def test_other_processes_say_who_they_are(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "[rank 1] error: no such model\n"
 
 
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantized_weights_need_a_package_and_a_gpu(
+    bits: str, installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: Printed, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert cli.train_main([f"model.quantization={bits}", f"run.dir={tmp_path / 'runs'}"]) == 1
+    expected = "needs a GPU, and none is here" if installed else "needs bitsandbytes: pip install -e '.[gpu]'"
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: model.quantization={bits} {expected}") and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("main", "argv", "words"),
     [

@@ -1,6 +1,6 @@
 """What a training step costs on all visual tokens and on a quarter of them: samples and tokens per second, and memory.
 
-    python experiments/performance/training.py --write              # CPU: a decoder in which matmul dominates, minutes
+    python experiments/performance/training.py --write               # CPU: four layers in which matmul dominates
     python experiments/performance/training.py --size "two layers of 7b" --rounds 2       # LLaVA-1.5-7B's width
     python experiments/performance/training.py --device cuda --size 7b --tuning lora --batch 8 --write    # never run
     python experiments/performance/training.py --size tiny --rounds 1          # does it run?
@@ -20,9 +20,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -51,6 +51,7 @@ from lit_simignore.types import Role  # noqa: E402
 HERE = Path(__file__).resolve().parent
 VISUAL_TOKENS = 576
 ANSWER_TOKENS = 8
+SHAPES = {**SHAPES, "four layers": Size(1024, 2752, 4, 8, 4096)}
 SHARES: dict[str, tuple[Simignore, ...]] = {"all": (), "a quarter": (Simignore(keep_ratio=0.25),)}
 
 
@@ -132,31 +133,43 @@ def saving(storages: dict[int, int]) -> Any:
     return torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
 
 
-def peak_mib(arguments: argparse.Namespace, setting: Setting, share: str, bench: Bench) -> float:
-    """Most memory that was in use at once; on a CPU of a fresh process."""
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        bench.step(SHARES[share])
-        return torch.cuda.max_memory_allocated() / 2**20
-    wish = [arguments.size, str(arguments.batch), setting.tuning, str(int(setting.checkpointing)), share]
-    done = subprocess.run([sys.executable, __file__, "--peak", *wish], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+def device_peak_mib(bench: Bench, share: str) -> float:
+    """Most memory of the CUDA device that was in use at once in a step."""
+    torch.cuda.reset_peak_memory_stats()
+    bench.step(SHARES[share])
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
-def print_peak(size: str, batch: str, tuning: str, checkpointing: str, share: str) -> None:
-    """The peak of this process after two steps, in MiB; the second has gradients and state of the optimiser."""
-    torch.set_num_threads(1)
-    setting = Setting(tuning, checkpointing == "1")
-    bench = Bench(SHAPES[size], setting, torch.device("cpu"), torch.float32, int(batch))
-    for _ in range(2):
-        bench.step(SHARES[share])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def process_peak_mib(arguments: argparse.Namespace, setting: Setting, share: str) -> float:
+    """Most memory of a process of its own that takes two steps; the second has the optimiser's state.
+
+    Forked while no model is there, so that only what it builds itself and the imports are counted.
+    """
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            bench = Bench(SHAPES[arguments.size], setting, torch.device("cpu"), torch.float32, arguments.batch)
+            for _ in range(2):
+                bench.step(SHARES[share])
+            os.write(sending, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sending)
+    with os.fdopen(receiving) as answer:
+        said = answer.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the process that measures memory failed; is there enough of it?")
+    return float(said)
 
 
 def rows(arguments: argparse.Namespace, setting: Setting) -> Iterator[str]:
     """Two lines of the table: all tokens, and a quarter."""
     device = torch.device(arguments.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    peaks = {name: process_peak_mib(arguments, setting, name) for name in SHARES if device.type == "cpu"}
     bench = Bench(SHAPES[arguments.size], setting, device, dtype, arguments.batch)
     kept = {name: bench.kept_mib(parts) for name, parts in SHARES.items()}
     spent: dict[str, list[float]] = {name: [] for name in SHARES}
@@ -164,9 +177,7 @@ def rows(arguments: argparse.Namespace, setting: Setting) -> Iterator[str]:
         for name in (list(SHARES), list(SHARES)[::-1])[number % 2]:
             seconds = bench.step(SHARES[name])
             spent[name] += [seconds] if number else []
-    peaks = {}
-    for name in SHARES:
-        peaks[name] = peak_mib(arguments, setting, name, bench)
+    peaks = peaks or {name: device_peak_mib(bench, name) for name in SHARES}
     del bench
     gc.collect()
     length = VISUAL_TOKENS + TEXT_TOKENS
@@ -211,16 +222,12 @@ def page(arguments: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--size", default="cpu", choices=sorted(SHAPES))
+    parser.add_argument("--size", default="four layers", choices=sorted(SHAPES))
     parser.add_argument("--tuning", nargs="+", default=["lora", "full"], choices=["lora", "projector", "full"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", nargs="?", const=str(HERE / "training.md"), help="write the page there as well")
-    parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.peak:
-        print_peak(*arguments.peak)
-        return
     if arguments.device == "cpu":
         torch.set_num_threads(1)
     text = page(arguments)

@@ -98,6 +98,11 @@ class FinetuneSettings:
                 raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.patience is not None and not self.validate_every:
             raise UserError("patience counts validations; set validation.every as well")
+        if "stage_3" in str(self.run.strategy):
+            raise UserError(
+                f"trainer.strategy={self.run.strategy} leaves no process with whole weights to write; use fsdp2, or "
+                "deepspeed_stage_2"
+            )
         if self.ema is not None and str(self.run.strategy).startswith((FSDP2, "deepspeed")):
             raise UserError(
                 f"training.ema needs whole weights in every process; trainer.strategy={self.run.strategy} splits them: "

@@ -79,7 +79,9 @@ def build_training(
             default_root_dir=run_dir / FOLDER,
             plugins=cluster_of(),
         )
-    except (MisconfigurationException, ModuleNotFoundError) as error:
+    except UserError:
+        raise
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     check_world(trainer)
     meet_anew(timedelta(hours=settings.timeout_hours))

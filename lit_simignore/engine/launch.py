@@ -31,8 +31,9 @@ _NOISE = (
     ".*GPU available but not used.*",
     ".*LeafSpec.* is deprecated.*",
     ".*`srun` command is available.*",
+    ".*gradient_checkpointing.* is deprecated.*",
 )
-"""Warnings of Lightning about what is meant here: images opened in the loop, processes without work."""
+"""Warnings about what is meant here (images opened in the loop, processes without work), or others have to mend."""
 
 
 def build_trainer(settings: EvaluationSettings, run_dir: Path, callbacks: Sequence[L.Callback]) -> L.Trainer:

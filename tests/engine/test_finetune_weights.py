@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -282,6 +283,25 @@ def test_losses_accuracies_and_answers_are_in_wandb_without_a_connection(
     shown = [[list(sample.values()) for sample in line["samples"]] for line in lines]
     assert sorted(table["data"] for table in tables) == sorted(shown)
     assert tables[0]["columns"] == ["prompt", "answer", "output", "score", "num_kept"] and len(shown[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("deepspeed_stage_3", "leaves no process with whole weights to write; use fsdp2"),
+        ("deepspeed_stage_2", "DeepSpeed installed"),
+        ("fsdp", "requires a GPU accelerator"),
+        ("nonsense", "invalid strategy name"),
+    ],
+)
+def test_strategies_that_cannot_be_are_refused_before_anything_is_written(
+    tmp_path: Path, strategy: str, message: str
+) -> None:
+    if strategy == "deepspeed_stage_2" and importlib.util.find_spec("deepspeed"):
+        pytest.skip("it is installed")
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "run", wish(run=replace(settings(), strategy=strategy)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_patience_without_validation_is_refused() -> None:
