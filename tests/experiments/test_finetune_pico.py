@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from lit_simignore.metrics.statistics import cluster_interval
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "finetune-pico" / "run.py"
 
@@ -36,11 +39,27 @@ def test_the_table_pairs_means_over_seeds_with_no_training(script: Any, tmp_path
     write(tmp_path / "untrained", script.METHODS, lambda i: float(i % 2))
     write(tmp_path / "simignore-0" / "after", script.METHODS, lambda i: float(i % 4 > 0))
     write(tmp_path / "simignore-1" / "after", script.METHODS, lambda i: 1.0)
-    lines = script.table(tmp_path, [0, 1, 2]).splitlines()
-    assert lines[2].startswith("| no training | 1 | 50.0 [") and "+0.0 [+0.0, +0.0]" in lines[2]
-    trained = next(line for line in lines if line.startswith("| simignore |"))
-    assert trained.startswith("| simignore | 2 | 87.5 [") and ", +37.5 [" in trained
-    assert next(line for line in lines if line.startswith("| random |")).count("not run") == 4
+    text = script.table(tmp_path, [0, 1, 2])
+    assert "\n| no training | 1 | 50.0 [" in text
+    assert "\n| simignore | 2 | 87.5 [" in text and "] (75.0-100.0) |" in text
+    assert "\n| simignore - no training | 2 | +37.5 [" in text
+    random = [line for line in text.splitlines() if line.startswith(("| random |", "| simignore - random |"))]
+    assert [line.count("not run") for line in random] == [4, 4]
+
+
+def test_intervals_of_one_seed_are_those_of_the_cluster_bootstrap_and_seeds_widen_them(script: Any) -> None:
+    rng = np.random.default_rng(3)
+    groups = [f"g{i // 3}" for i in range(300)]
+    one = rng.integers(0, 2, (1, 300)).astype(float)
+    mean, low, high = script.crossed_bootstrap(one, groups)
+    expected = cluster_interval(list(one[0]), groups)
+    assert mean == pytest.approx(expected.value)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.005)
+    same = script.crossed_bootstrap(np.repeat(one, 3, axis=0), groups)
+    assert same == pytest.approx((mean, low, high), abs=0.005)
+    apart = np.stack([one[0] * 0, one[0], np.ones(300)])
+    wide = script.crossed_bootstrap(apart, groups)
+    assert wide[1] < low - 0.2 and wide[2] > high + 0.2
 
 
 def test_every_regime_is_a_training_that_composes(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
