@@ -29,7 +29,7 @@ NUM_SELECTIONS = 2
 RIVALS = ("simignore", "random")
 """Compared with each other wherever both are in a run at the same settings."""
 
-PERCENT = ("precision", "recall", "f1", "yes_ratio", "chair_i", "chair_s")
+PERCENT = ("accuracy", "precision", "recall", "f1", "yes_ratio", "chair_i", "chair_s")
 Rows = list[list[str]]
 
 
