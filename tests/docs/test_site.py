@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -66,6 +67,37 @@ def test_pages_ask_nothing_of_other_hosts(site: Path) -> None:
     assert {(page, address) for page, address in fetched if re.match(r"(?:\w+:)?//", address)} == set()
     elsewhere = re.compile(r"(?:@import|url\()\s*['\"]?(?:https?:)?//")
     assert not [path for path in site.rglob("*.css") if elsewhere.search(path.read_text(encoding="utf-8"))]
+
+
+def test_links_and_pictures_lead_to_files_of_the_site(site: Path) -> None:
+    missing = []
+    for page in site.rglob("*.html"):
+        found = read(page)
+        for address in (*found.fetched, *found.clickable):
+            path = unquote(urlsplit(address).path)
+            if not urlsplit(address).scheme and path and not (page.parent / path).resolve().exists():
+                missing.append((page.relative_to(site).as_posix(), address))
+    assert [entry for entry in missing if entry[0] != "404.html"] == []  # that page is for servers
+
+
+def test_the_rest_of_the_repository_is_shown_or_named(site: Path) -> None:
+    assert list((site / "repository").rglob("flow.png"))
+    text = (site / "wandb.html").read_text(encoding="utf-8")
+    assert "<code>lit_simignore/tracking.py</code>" in text
+
+
+@pytest.mark.parametrize(
+    ("card", "page"),
+    [
+        ("Run on your own checkpoint", "your-model.html"),
+        ("Add your pruner", "add-a-method.html"),
+        ("Run on 8 GPUs", "#run-on-8-gpus"),
+        ("Read significance", "significance.html"),
+    ],
+)
+def test_what_a_new_user_looks_for_is_one_click_away(site: Path, card: str, page: str) -> None:
+    start = (site / "index.html").read_text(encoding="utf-8")
+    assert re.search(rf'<a href="{re.escape(page)}">{re.escape(card)}</a>', start)
 
 
 def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
