@@ -259,3 +259,13 @@ def test_a_batch_without_pictures_trains_too() -> None:
     talks = conversations(4, num_images=0)
     source = ConversationDataModule(talks, ConversationCollator(tiny_processor()), 4)
     assert len(fit(module(tuning=Tuning(kind="full")), source, 2)) == 2
+
+
+def test_the_configuration_says_what_the_engine_takes() -> None:
+    """Two dataclasses, for the configuration loads no torch: they must not drift apart."""
+    from lit_simignore.config.schema import ScheduleConfig, TuningConfig
+    from lit_simignore.config.typed import plain
+
+    wish = plain(TuningConfig())
+    assert {**wish, "targets": tuple(wish["targets"])} == dataclasses.asdict(Tuning())
+    assert plain(ScheduleConfig()) == dataclasses.asdict(PruneSchedule())
