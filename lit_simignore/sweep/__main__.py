@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -74,7 +75,7 @@ def _print_jobs(sweep: Sweep, options: Options, plan: Plan) -> None:
     """The jobs as commands; those of a search by results depend on results, and only the first is known."""
     known = plan.total if sweep.method != "bayes" else 1
     for index in range(known):
-        print("python", sweep.program, *_arguments(sweep, options, plan.values(index, [])))
+        print(shlex.join(["python", sweep.program, *_arguments(sweep, options, plan.values(index, []))]))
     if known < plan.total:
         print(f"and {plan.total - known} more, which depend on what the first ones find")
 
