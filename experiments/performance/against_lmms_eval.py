@@ -216,6 +216,7 @@ def start_theirs(home: Path) -> Any:
     arguments = f"pretrained={home / 'checkpoint'},device_map=cpu"
     model = models.get_model("llava_hf").create_from_arg_string(arguments, {"batch_size": 1, "device": "cpu"})
     model.task_dict[TASK] = task.dataset
+    model.clean = lambda: None  # the evaluator throws the model away after its first call
 
     def answer(tokens: int, batch: int, keep: int | None = None) -> tuple[dict[str, str], dict[str, float]]:
         task.set_config("generation_kwargs", {"max_new_tokens": tokens}, update=True)
