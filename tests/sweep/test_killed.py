@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,16 +34,22 @@ parameters:
   report.samples: {value: 0}
 command: ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
 """
-PATIENCE_S = 1500.0
+PATIENCE_S = 3000.0
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A runner, which does not outlive a test that fails; it ends its jobs itself."""
     (folder / "sweep.yaml").write_text(SWEEP)
     command = [sys.executable, "-m", "lit_simignore.sweep", "sweep.yaml", "--workers", "2", "--dir", "runs"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / "out").open("ab") as out:
-        return subprocess.Popen(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=subprocess.STDOUT
-        )
+        runner = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield runner
+    finally:
+        runner.terminate()
+        runner.wait()
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -84,23 +91,24 @@ def check_twelve_results(folder: Path) -> None:
 
 
 def test_a_killed_job_is_continued_and_all_twelve_have_results(tmp_path: Path) -> None:
-    runner = start(tmp_path)
-    wait_until(lambda: at_work(tmp_path))
-    name, pid = starts(tmp_path)[-1]
-    os.kill(pid, signal.SIGKILL)
-    assert runner.wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
+    with started(tmp_path) as runner:
+        wait_until(lambda: at_work(tmp_path))
+        name, pid = starts(tmp_path)[-1]
+        os.kill(pid, signal.SIGKILL)
+        assert runner.wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
     check_twelve_results(tmp_path)
     assert len(starts(tmp_path)) == 13
     assert [each for each, _ in starts(tmp_path)].count(name) == 2
 
 
 def test_a_killed_runner_is_continued_by_the_same_command(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    wait_until(lambda: at_work(tmp_path))
-    first.kill()
-    first.wait()
+    with started(tmp_path) as first:
+        wait_until(lambda: at_work(tmp_path))
+        first.kill()
+        first.wait()
     before = complete(tmp_path)
-    assert start(tmp_path).wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
+    with started(tmp_path) as second:
+        assert second.wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
     check_twelve_results(tmp_path)
     names = [name for name, _ in starts(tmp_path)]
     assert 3 <= len(before) < 12 and all(names.count(name) == 1 for name in before)
