@@ -171,13 +171,14 @@ def interaction(run: Run, name: str) -> Estimate:
 
 def cluster_table(run: Run, folder: Path) -> list[str]:
     """What leaving clusters of visual tokens out did to the answers, with ``analysis=flow``."""
-    path = folder / "flow" / "samples.json"
+    path = folder / "flow" / "flow.json"
     if not path.exists():
         return []
+    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
     before = {sample: bool(record.score) for sample, record in run.of(BASELINE).items()}
     sets = [
         (before[entry["sample_id"]], len(each["clusters"]), each["verdict"])
-        for entry in json.loads(path.read_text(encoding="utf-8"))["samples"]
+        for entry in parts.get("samples", {}).get("samples", ())
         for each in entry.get("ablation", ())
         if each["clusters"] and each["verdict"]
     ]

@@ -129,6 +129,25 @@ def test_a_run_goes_into_its_folder_between_the_marks(
     assert readme.read_text() == text
 
 
+def test_clusters_left_out_are_counted_apart_for_right_and_wrong_answers(tables: Any, tmp_path: Path) -> None:
+    run = run_of(baseline=lambda n: float(n % 2))
+    assert tables.cluster_table(run, tmp_path) == []
+
+    def tried(sample: str, *verdicts: str) -> dict[str, Any]:
+        sets = [[], [0], [1], [0, 1]]
+        return {
+            "sample_id": sample,
+            "ablation": [{"clusters": c, "verdict": v} for c, v in zip(sets, ("", *verdicts), strict=True)],
+        }
+
+    listed = [tried("s00", "spy", "neutral", "spy"), tried("s01", "needed", "neutral", "neutral")]
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "flow.json").write_text(json.dumps({"parts": {"samples": {"samples": listed}}}))
+    lines = tables.cluster_table(run, tmp_path)
+    assert "| right | 1 | 2 | 1 | 50.0 |" in lines and "| right | 2 | 1 | 0 | 0.0 |" in lines
+    assert "| wrong | 1 | 2 | 1 | 50.0 |" in lines and "| wrong | 2 | 1 | 1 | 100.0 |" in lines
+
+
 def test_what_is_not_finished_or_has_no_place_is_refused(
     tables: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
