@@ -52,7 +52,8 @@ def test_every_sweep_of_experiments_expands_as_wandb_does_and_composes(
         for word in create_sweep_command(copy.deepcopy(section.get("command"))):
             expanded += macros[word[2:-1]] if word.startswith("${") else [word]
         assert expanded == ["/usr/bin/env", sys.executable, sweep.program, *sweep.arguments(values)]
-        check_jobs(sweep.program, [(str(index), sweep.arguments(values))])
+        if index in (0, plan.total // 2, plan.total - 1):
+            check_jobs(sweep.program, [(str(index), sweep.arguments(values))])
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
