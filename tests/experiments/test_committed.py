@@ -46,7 +46,7 @@ def quick_or_slow(path: Path) -> Any:
     return pytest.param(path, marks=[] if path.parent.name == QUICK else pytest.mark.slow, id=overlay(path))
 
 
-@pytest.mark.parametrize("path", map(quick_or_slow, COMMITTED))
+@pytest.mark.parametrize("path", [quick_or_slow(path) for path in COMMITTED])
 def test_the_command_reproduces_what_was_committed(
     path: Path, tmp_path: Path, tables: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
