@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import LogitsProcessor
 
@@ -29,6 +30,9 @@ from lit_simignore.pruning.base import Pruner
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.calls import cache_in
 from lit_simignore.types import Method, Sample, UserError
+
+FACTS = ("batch_size", "samples", "repeats", "warm_up", "decode_tokens", "device")
+"""What a measurement says about itself: samples of a call, samples, counted and uncounted rounds, tokens, hardware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class _Timings:
     vision_ms: list[float] = field(default_factory=list)
     pruner_ms: list[float] = field(default_factory=list)
     kv_cache_mib: list[float] = field(default_factory=list)
+    counted_tflops: list[float] = field(default_factory=list)
     peak_memory_mib: list[float] = field(default_factory=list)
 
 
@@ -93,11 +98,13 @@ def measure_efficiency(
         progress: show a progress bar.
 
     Returns:
-        Facts about the measurement (``batch_size``, ``samples``, ``repeats``, ``decode_tokens``, ``device``) and
+        Facts about the measurement (:data:`FACTS`) and
         ``methods``: by name ``prefill_ms`` (median time from the call of ``generate`` to the first new token's logits,
         vision tower included) with ``prefill_ms_p10`` and ``_p90``, ``decode_tokens_per_s`` (of the whole batch, after
         the first token), ``vision_ms`` (vision tower and projector by themselves), ``pruner_ms`` (the rule's own
-        arithmetic), ``kv_cache_mib`` (keys and values in the cache after the prefill), ``peak_memory_mib`` (of the
+        arithmetic), ``counted_prefill_tflops`` (operations that PyTorch counts in the prefill, vision tower and rule
+        included; attention kernels that it does not know, such as FlashAttention's own, are missing in it),
+        ``kv_cache_mib`` (keys and values in the cache after the prefill), ``peak_memory_mib`` (of the
         device; null where it does not say), ``speedup_prefill`` (median of the ratios to the baseline on the same
         batch in the same round). A method that fails is left out with a warning.
 
@@ -127,6 +134,7 @@ def measure_efficiency(
         "batch_size": batch_size,
         "samples": batch_size * len(batches),
         "repeats": plan.repeats,
+        "warm_up": 1,
         "decode_tokens": plan.decode_tokens,
         "device": device_name(_device(model)),
         "methods": {name: {"batch_size": batch_size, **found} for name, found in measured.items()},
@@ -179,6 +187,11 @@ def _rehearse(
     stored = _cache_mib(cache_in(output))
     if stored is not None:
         timings.kv_cache_mib.append(stored / count)
+    try:
+        timings.counted_tflops.append(_counted_tflops(model, processor, prompts, method) / count)
+    # Counting looks into every kernel; one that it cannot look into must not take the times with it.
+    except Exception as error:
+        warnings.warn(f"operations of {method.name} could not be counted: {one_line(error)}", stacklevel=2)
     vision = _vision_ms(model, prompts)
     if vision is not None:
         timings.vision_ms.append(vision / count)
@@ -191,7 +204,7 @@ def _time(
     """One counted call: from the start to the first token, then token by token."""
     count, device = len(prompts.samples), _device(model)
     length = {"min_new_tokens": plan.decode_tokens + 1, "max_new_tokens": plan.decode_tokens + 1}
-    _forget_peak(device)
+    _forget_peak(model)
     with attach(model, *method.parts, spans=prompts.spans):
         watch = Stopwatch(device)
         synchronize(device)
@@ -201,9 +214,24 @@ def _time(
     steps = len(watch.times) - 1
     if steps:
         timings.decode_tokens_per_s.append(count * steps / (watch.times[-1] - watch.times[0]))
-    peak = _peak_mib(device)
+    peak = _peak_mib(model)
     if peak is not None:
         timings.peak_memory_mib.append(peak)
+
+
+def _counted_tflops(model: nn.Module, processor: Any, prompts: Prompts, method: Method) -> float:
+    """Operations of one prefill in 10^12, as PyTorch counts them kernel by kernel: in a call of its own, it is slow."""
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={on_cpu: _cpu_attention_flops})
+    with attach(model, *method.parts, spans=prompts.spans), counter:
+        generate(model, processor, prompts, watch=Stopwatch(_device(model)), max_new_tokens=1)
+    return counter.get_total_flops() / 1e12
+
+
+def _cpu_attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of the CPU's attention kernel, which PyTorch does not count, from the shapes ``(B, H, L, d)``."""
+    batch, heads, rows, width = query
+    return 2 * batch * heads * rows * key[2] * (width + value[3])
 
 
 def _vision_ms(model: nn.Module, prompts: Prompts) -> float | None:
@@ -233,13 +261,19 @@ def _cache_mib(cache: object) -> float | None:
     return sum(value.numel() * value.element_size() for value in held if isinstance(value, Tensor)) / 2**20
 
 
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
+def _cuda_devices(model: nn.Module) -> set[torch.device]:
+    """The GPUs that hold the model: several where it is spread."""
+    return {value.device for value in model.parameters() if value.device.type == "cuda"}
+
+
+def _forget_peak(model: nn.Module) -> None:
+    for device in _cuda_devices(model):
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_mib(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+def _peak_mib(model: nn.Module) -> float | None:
+    peaks = [torch.cuda.max_memory_allocated(device) for device in _cuda_devices(model)]
+    return sum(peaks) / 2**20 if peaks else None
 
 
 # ---------------------------------------------------------------- a rule's own time
@@ -292,6 +326,9 @@ def _described(timings: _Timings, baseline: _Timings | None) -> Mapping[str, flo
         "prefill_ms_p10": _percentile(prefill, 10),
         "prefill_ms_p90": _percentile(prefill, 90),
         "decode_tokens_per_s": _median(timings.decode_tokens_per_s),
+        "decode_tokens_per_s_p10": _percentile(timings.decode_tokens_per_s, 10),
+        "decode_tokens_per_s_p90": _percentile(timings.decode_tokens_per_s, 90),
+        "counted_prefill_tflops": _median(timings.counted_tflops),
         "pruner_ms": _median(timings.pruner_ms),
         "kv_cache_mib": _median(timings.kv_cache_mib),
         "peak_memory_mib": max(timings.peak_memory_mib, default=None),

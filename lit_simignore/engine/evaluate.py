@@ -18,8 +18,8 @@ from lit_simignore.benchmarks.base import Benchmark
 from lit_simignore.data.datamodule import SampleDataModule
 from lit_simignore.engine.atomic import write_json
 from lit_simignore.engine.budgets import met_budgets
+from lit_simignore.engine.efficiency import FACTS, measure_efficiency
 from lit_simignore.engine.efficiency import TimingPlan as TimingPlan
-from lit_simignore.engine.efficiency import measure_efficiency
 from lit_simignore.engine.environment import hardware, versions
 from lit_simignore.engine.evaluator import LitEvaluator, baseline_first
 from lit_simignore.engine.fingerprint import Fingerprint, fingerprint
@@ -203,7 +203,7 @@ class _Evaluation:
             self.job.samples,
             self.benchmark,
             self.job.methods,
-            about=self._about(trainer),
+            about=self._about(trainer) | _timing(efficiency),
             efficiency=None if efficiency is None else efficiency["methods"],
             seed=self.settings.seed,
         )
@@ -229,7 +229,10 @@ class _Evaluation:
     def _efficiency(self, trainer: L.Trainer) -> dict[str, Any] | None:
         """Measure, unless exactly this has been measured in this folder before."""
         plan = self.settings.efficiency
-        if plan is None or plan.samples < 1 or is_lockstep(self.settings):  # one process alone cannot run the model
+        if plan is None or plan.samples < 1 :
+            return self._known_efficiency()
+        if is_lockstep(self.settings):
+            print("not timed: one process alone cannot run a model that is shared out", file=sys.stderr)
             return self._known_efficiency()
         question = self._question(trainer, plan)
         known = self._known_efficiency()
@@ -262,6 +265,12 @@ def _name_of(model: nn.Module, settings: EvaluationSettings) -> str:
     """As the user calls it, else what the checkpoint was loaded as, else its class, which sharding will change."""
     loaded = Path(getattr(model, "name_or_path", "") or "").name
     return settings.model_name or loaded or type(model).__name__
+
+
+def _timing(efficiency: dict[str, Any] | None) -> dict[str, Any]:
+    """How cost was measured, for the ``run`` section."""
+    known = {name: efficiency[name] for name in FACTS if name in efficiency} if efficiency else {}
+    return {"timing": known} if known else {}
 
 
 def check_fits(model: nn.Module, method: Method) -> None:

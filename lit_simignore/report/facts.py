@@ -26,6 +26,7 @@ def facts_section(view: RunView, config: str) -> Markup:
             _facts("Run", {key: view.run.get(key) for key in _PLAIN}),
             _facts("Versions", view.run.get("versions")),
             _facts("Hardware", view.run.get("hardware")),
+            _facts("Timing pass", view.run.get("timing")),
             class_="facts",
         ),
         element("details", titles, element("pre", settings)) if config else None,

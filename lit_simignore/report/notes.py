@@ -46,6 +46,7 @@ def _troubles(view: RunView) -> list[str]:
     for label, values in (
         ("Errors (left out of the accuracy)", [(row, row.errors) for row in view.rows]),
         ("Outputs without a readable answer", [(row, row.unparsed) for row in view.rows]),
+        ("Answered in smaller batches, for lack of memory", [(row, row.split) for row in view.rows]),
     ):
         named = [f"{row.name} {count(value)}" for row, value in values if value]
         if named:

@@ -106,9 +106,12 @@ def _token_columns(view: RunView) -> list[Column]:
 _EFFICIENCY_TITLES = {
     "vision_ms": "vision ms",
     "pruner_ms": "pruner ms",
+    "counted_prefill_tflops": "counted prefill TFLOPs",
     "prefill_ms_p10": "prefill ms, 10%",
     "prefill_ms_p90": "prefill ms, 90%",
     "decode_tokens_per_s": "decoded tokens/s",
+    "decode_tokens_per_s_p10": "decoded tokens/s, 10%",
+    "decode_tokens_per_s_p90": "decoded tokens/s, 90%",
     "kv_cache_mib": "KV cache MiB",
     "peak_memory_mib": "peak memory MiB",
     "batch_size": "timed batch",
@@ -121,6 +124,7 @@ def _further(view: RunView) -> list[Column]:
         Column("scored", lambda row: float(row.n), formats.count),
         Column("errors", lambda row: float(row.errors), formats.count),
         Column("unread", lambda row: float(row.unparsed), formats.count, "outputs without a readable answer"),
+        Column("split", _split, formats.count, "answered in smaller batches, because a batch did not fit into memory"),
         Column("same output", lambda row: row.same_output, formats.count, "outputs equal to the baseline's"),
         Column("equal-FLOPs tokens", lambda row: row.budget.get("flops"), formats.tokens),
     ]
@@ -130,6 +134,10 @@ def _further(view: RunView) -> list[Column]:
         for key, title in _EFFICIENCY_TITLES.items()
     ]
     return found
+
+
+def _split(row: MethodRow) -> float | None:
+    return float(row.split) if row.split else None
 
 
 def _three(value: float) -> str:

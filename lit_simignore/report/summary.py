@@ -34,6 +34,7 @@ class MethodRow:
     n: int
     errors: int
     unparsed: int
+    split: int
     accuracy: float | None
     ci_low: float | None
     ci_high: float | None
@@ -127,6 +128,7 @@ def _row(entry: Mapping[str, object], base_accuracy: float | None) -> MethodRow:
         n=_whole(entry.get("n")) or 0,
         errors=_whole(entry.get("errors")) or 0,
         unparsed=_whole(entry.get("unparsed")) or 0,
+        split=_whole(entry.get("split")) or 0,
         accuracy=accuracy,
         ci_low=number(entry.get("ci_low")),
         ci_high=number(entry.get("ci_high")),

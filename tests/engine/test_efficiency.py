@@ -9,17 +9,21 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from lit_simignore.engine import efficiency as module
 from lit_simignore.engine.efficiency import TimingPlan, measure_efficiency
 from lit_simignore.engine.generation import Prompts
+from lit_simignore.metrics.flops import DecoderShape, prefill_flops
 from lit_simignore.pruning.base import Features, ScorePruner
 from lit_simignore.types import Method, Role, Sample, Segment, UserError
 from tests.engine.toys import BASELINE, RANDOM, STRIDE, Toy, model_and_processor
 
 KEYS = {
     "batch_size", "vision_ms", "prefill_ms", "prefill_ms_p10", "prefill_ms_p90", "decode_tokens_per_s", "pruner_ms",
-    "kv_cache_mib", "peak_memory_mib", "speedup_prefill",
+    "kv_cache_mib", "peak_memory_mib", "speedup_prefill", "decode_tokens_per_s_p10", "decode_tokens_per_s_p90",
+    "counted_prefill_tflops",
 }  # fmt: skip
 
 
@@ -56,7 +60,7 @@ def test_every_method_gets_every_number() -> None:
     for row in found["methods"].values():
         assert set(row) == KEYS
         assert row["prefill_ms_p10"] <= row["prefill_ms"] <= row["prefill_ms_p90"]
-        assert row["decode_tokens_per_s"] > 0
+        assert 0 < row["decode_tokens_per_s_p10"] <= row["decode_tokens_per_s"] <= row["decode_tokens_per_s_p90"]
         assert row["peak_memory_mib"] is None  # a CPU does not say
     assert found["methods"]["baseline"]["speedup_prefill"] == 1.0
     assert found["methods"]["baseline"]["pruner_ms"] == 0.0
@@ -70,6 +74,31 @@ def test_the_cache_is_as_large_as_the_prompt_that_was_left() -> None:
     found = measured(BASELINE, STRIDE, samples=[sample])["methods"]
     assert found["baseline"]["kv_cache_mib"] == pytest.approx((length + 16) * per_position)
     assert found["stride"]["kv_cache_mib"] == pytest.approx((length + 4) * per_position)
+
+
+def test_counted_operations_are_those_of_a_plain_forward_and_the_formula_explains_what_pruning_saves() -> None:
+    (sample,) = Toy(size=1).load()
+    model, processor = model_and_processor()
+    prompts = module._batches(model, processor, [sample], TimingPlan())[0]
+    # Multiplied out without a kernel of its own, as PyTorch counts it.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**prompts.inputs, logits_to_keep=1)
+    found = measured(BASELINE, STRIDE, samples=[sample])["methods"]
+    assert found["baseline"]["counted_prefill_tflops"] * 1e12 == pytest.approx(counter.get_total_flops())
+    shape = DecoderShape.from_config(model.config)
+    before, after = ([length] * shape.num_layers for length in (prompts.width, prompts.width - 12))
+    saved = found["baseline"]["counted_prefill_tflops"] - found["stride"]["counted_prefill_tflops"]
+    assert saved * 1e12 == pytest.approx(prefill_flops(shape, before) - prefill_flops(shape, after), rel=1e-6)
+
+
+def test_what_cannot_be_counted_is_still_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> float:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(module, "_counted_tflops", broken)
+    with pytest.warns(UserWarning, match="operations of baseline could not be counted: RuntimeError: no such kernel"):
+        found = measured(BASELINE)["methods"]["baseline"]
+    assert found["counted_prefill_tflops"] is None and found["prefill_ms"] > 0
 
 
 def test_a_slow_rule_is_blamed_for_its_own_time() -> None:

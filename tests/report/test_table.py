@@ -171,3 +171,14 @@ def test_the_numbers_that_a_benchmark_is_quoted_by_have_a_table_of_their_own() -
     for odd in ({"headline": "mean_f1"}, {"headline": None}, {}):
         assert "hidden" not in render_table({"run": odd, "methods": rows})
         assert "f1" not in render_table({"run": odd, "methods": rows})
+
+
+def test_samples_answered_in_smaller_batches_are_told() -> None:
+    from lit_simignore.report.notes import warnings
+    from lit_simignore.report.results import cost_table
+    from lit_simignore.report.summary import read_summary
+
+    view = read_summary({"run": {}, "methods": [{"name": "baseline", "n": 9, "split": 4}, {"name": "b", "n": 9}]})
+    assert "Answered in smaller batches, for lack of memory: baseline 4." in warnings(view)
+    assert ">split<" in str(cost_table(view))
+    assert ">split<" not in str(cost_table(read_summary({"methods": [{"name": "baseline", "n": 9}]})))
