@@ -91,13 +91,13 @@ def test_the_rest_of_the_repository_is_shown_or_named(site: Path) -> None:
     [
         ("Run on your own checkpoint", "your-model.html"),
         ("Add your pruner", "add-a-method.html"),
-        ("Run on 8 GPUs", "many-gpus.html|#run-on-8-gpus"),
+        ("Run on 8 GPUs", "many-gpus.html"),
         ("Read significance", "significance.html"),
     ],
 )
 def test_what_a_new_user_looks_for_is_one_click_away(site: Path, card: str, page: str) -> None:
     start = (site / "index.html").read_text(encoding="utf-8")
-    assert re.search(rf'<a href="(?:{page})">{re.escape(card)}</a>', start)
+    assert re.search(rf'<a href="{re.escape(page)}">{re.escape(card)}</a>', start)
 
 
 def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
