@@ -152,7 +152,7 @@ def table(sample: Sequence[float], size: int, batch_s: float, repeats: int, seed
     """Mean outcome by scene, ranks and unit."""
     found: dict[str, dict[int, dict]] = {}
     shape = np.asarray(sample) / np.mean(sample) * batch_s
-    for scene in scenes():
+    for number, scene in enumerate(scenes()):
         found[scene.name] = {}
         for ranks in RANKS:
             draws = [np.random.default_rng([seed, repeat]) for repeat in range(repeats)]
@@ -160,8 +160,12 @@ def table(sample: Sequence[float], size: int, batch_s: float, repeats: int, seed
             found[scene.name][ranks] = {
                 unit: _mean(
                     [
+                        # One draw of failures and slow ranks for all units, another for every scene and size.
                         simulate(
-                            batches, replace(scene.cluster, ranks=ranks), unit, np.random.default_rng([seed, 1, n])
+                            batches,
+                            replace(scene.cluster, ranks=ranks),
+                            unit,
+                            np.random.default_rng([seed, number, ranks, n]),
                         )
                         for n, batches in enumerate(lists)
                     ]
@@ -262,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=3_000, help="of all methods together (default %(default)s)")
     parser.add_argument("--batch-s", type=float, default=12.0, help="mean seconds of a batch (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs per cell (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=12, help="runs per cell (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latencies", type=Path, default=HERE / "latencies.json", help="JSON with a list batch_ms")
     parser.add_argument("--sample", type=Path, metavar="RUN", help="only read a run's batches into --latencies")
