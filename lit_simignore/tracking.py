@@ -70,6 +70,9 @@ TRAIN_KEPT = "train/visual_tokens"
 VALIDATION = "validation"
 """Fine-tuning logs per step; a validation logs ``validation/<method>/accuracy`` and a table of sampled answers."""
 
+OUTCOME = "outcome"
+"""What a training brought: ``outcome/before/<method>/accuracy`` and ``outcome/after/<method>/accuracy``."""
+
 LIVE_TOTALS = (
     "records", "share_done", "samples_per_s", "peak_process_memory_mib", "peak_device_memory_mib", "dropped",
 )  # fmt: skip
@@ -255,6 +258,25 @@ def log_validation(
     if isinstance(logger, WandbLogger):
         with _staged_in(Path(str(logger.save_dir)) / "wandb"):
             logger.log_table(f"{VALIDATION}/{SAMPLES}", columns=list(columns), data=list(map(list, rows)), step=step)
+
+
+def log_outcome(logger: Logger, step: int, summaries: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Log the accuracies of a model before and after its training.
+
+    Args:
+        logger: of the training.
+        step: optimiser steps taken.
+        summaries: the contents of ``summary.json`` by when it was made; ``None`` where nothing was asked.
+    """
+    found = {
+        f"{OUTCOME}/{when}/{row['name']}/accuracy": row["accuracy"]
+        for when, summary in summaries.items()
+        for row in (summary or {"methods": ()})["methods"]
+        if row["accuracy"] is not None
+    }
+    if found:
+        logger.log_metrics(found, step=step)
+        logger.save()
 
 
 def log_summary(

@@ -485,7 +485,7 @@ class TrainConfig:
         checkpoint: what is kept.
         trainer: where it runs; strategy also takes fsdp2 and, where it is installed, deepspeed; batch_size is that of
             the evaluations.
-        logger: where losses and results go beside the run folder.
+        logger: where losses, validations and results go beside the run folder.
         run: where the run is written.
         overwrite: throw away what the run folder holds and start anew, instead of continuing.
         seed: of adapters, order, dropout and the bootstrap intervals.

@@ -39,6 +39,7 @@ from lit_simignore.engine.resume import was_restarted
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import exit_on_sigterm
 from lit_simignore.surgery.load import load as load_model
+from lit_simignore.tracking import log_outcome
 from lit_simignore.types import Method, UserError
 
 BEFORE, AFTER = "before", "after"
@@ -197,7 +198,7 @@ class _Finetuning:
         # Said before anything is thrown away, so that all processes agree.
         done = self.folder.is_dir() and not overwrite
         claim_folder(self.run_dir, self._identity(model, name, data_identity), overwrite, trainer.is_global_zero)
-        before = self._evaluate(model, processor, BEFORE)
+        before, made = self._evaluate(model, processor, BEFORE), None
         if not done:
             made = logger() if logger is not None else None
             trainer.loggers = [] if made is None else [made]
@@ -207,6 +208,8 @@ class _Finetuning:
         if self.evaluations is not None and self.evaluations.after:
             trained, processor = self._trained()
             after = self._evaluate(trained, processor, AFTER)
+        if made is not None and trainer.is_global_zero:
+            log_outcome(made, self.settings.steps, {BEFORE: before, AFTER: after})
         return {"folder": str(self.folder), BEFORE: before, AFTER: after, "dropped": dropped, **recorded(self.folder)}
 
     def _drop_too_long(self, model: Any, processor: Any, say: bool) -> int:

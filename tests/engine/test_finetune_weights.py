@@ -269,15 +269,18 @@ def test_losses_accuracies_and_answers_are_in_wandb_without_a_connection(
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     logger = build_logger("wandb", tmp_path, offline=True)
-    asked = Evaluations(Toy(), (BASELINE, PRUNED), before=False, after=False)
+    asked = Evaluations(Toy(), (BASELINE, PRUNED), before=True, after=True)
     talks = conversations(8, lengths=True)
-    finetune(model_and_processor, talks, PRUNED, tmp_path, wish(steps=2), asked, logger=lambda: logger)
+    result = finetune(model_and_processor, talks, PRUNED, tmp_path, wish(steps=2), asked, logger=lambda: logger)
     logger.experiment.finish()
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(folder)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["summary"]
     lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert found["validation/simignore/accuracy"] == lines[-1]["accuracy"]["simignore"]
+    for when in ("before", "after"):
+        for row in result[when]["methods"]:
+            assert found[f"outcome/{when}/{row['name']}/accuracy"] == row["accuracy"]
     tables = [json.loads(path.read_text()) for path in folder.glob("files/media/table/validation/samples_*.table.json")]
     assert len(tables) == len(lines) == 2
     shown = [[list(sample.values()) for sample in line["samples"]] for line in lines]
