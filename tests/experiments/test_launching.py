@@ -111,7 +111,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     (bin_dir / "scontrol").write_text(
-        '#!/bin/bash\necho "scontrol $*" >> "$CALLS"\n[ "$1" = show ] && echo node-7\nexit 0\n'
+        '#!/bin/bash\necho "scontrol $*" >> "$CALLS"\n[ "$1" = show ] && echo localhost\nexit 0\n'
     )
     # As the real one: it runs the command and hands signals on.
     (bin_dir / "srun").write_text(

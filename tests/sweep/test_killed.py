@@ -93,7 +93,10 @@ def check_twelve_results(folder: Path) -> None:
 def test_a_killed_job_is_continued_and_all_twelve_have_results(tmp_path: Path) -> None:
     with started(tmp_path) as runner:
         wait_until(lambda: at_work(tmp_path))
-        name, pid = starts(tmp_path)[-1]
+        # The next one to start: it is busy with imports for seconds, so it can't be over before it is killed.
+        before = len(starts(tmp_path))
+        wait_until(lambda: len(starts(tmp_path)) > before)
+        name, pid = starts(tmp_path)[before]
         os.kill(pid, signal.SIGKILL)
         assert runner.wait(PATIENCE_S) == 0, (tmp_path / "out").read_text()
     check_twelve_results(tmp_path)
