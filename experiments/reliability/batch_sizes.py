@@ -2,7 +2,6 @@
 
     python experiments/reliability/batch_sizes.py --write
 
-On pico the questions are captions, its longest answers: short ones leave nothing to fall to the other side.
 Rows of a batch are padded and matrices have other shapes, so sums are rounded in another order. In float32 no answer
 should change; in bfloat16 near ties fall to the other side. Outputs are compared, not only scores.
 """
@@ -34,7 +33,6 @@ def answer(folder: Path, model: str, dtype: str, size: int, samples: int) -> Pat
     code = cli.eval_main(
         [
             f"model={model}", f"model.dtype={dtype}", f"trainer.batch_size={size}", f"benchmark.limit={samples}",
-            *(["benchmark.tasks=[crowded-caption]"] if model.startswith("pico") else []),
             f"methods=[{','.join(METHODS)}]", "trainer.accelerator=auto", "trainer.progress=false",
             "efficiency.samples=0", "report.samples=0", f"run.dir={folder}", f"run.name={run.name}",
         ]
