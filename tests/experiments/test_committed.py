@@ -6,9 +6,10 @@ committed one; which visual tokens it keeps may not.
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,12 +30,8 @@ def overlay(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "experiments" / "tables.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tables")
 
 
 def test_at_least_six_experiments_have_committed_a_run() -> None:

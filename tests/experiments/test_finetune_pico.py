@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,10 @@ import pytest
 
 from lit_simignore.metrics.statistics import cluster_interval
 
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "finetune-pico" / "run.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("finetune_pico", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("finetune-pico/run")
 
 
 def write(folder: Path, methods: Any, score: Any) -> None:

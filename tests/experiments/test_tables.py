@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,16 +13,10 @@ import pytest
 from lit_simignore.metrics.records import Run
 from lit_simignore.types import Prediction, UserError
 
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "tables.py"
-
 
 @pytest.fixture(scope="module")
-def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("tables", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("tables")
 
 
 def record(method: str, number: int, score: float) -> Prediction:
