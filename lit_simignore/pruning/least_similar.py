@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from lit_simignore.pruning._similarity import aggregate_pairs, check_similarity_fields, pair_similarity
-from lit_simignore.pruning.base import Features, Need, ScorePruner, evenly_spaced
-from lit_simignore.types import Selection
+from lit_simignore.pruning._ranked import SimilarityRanked
+from lit_simignore.pruning.base import Features
 
 
 @dataclass(kw_only=True)
-class LeastSimilar(ScorePruner):
+class LeastSimilar(SimilarityRanked):
     """Keep the visual tokens least similar to the text: Simignore with the sign turned.
 
     If this control does as well as Simignore, similarity is not what helped. Without text rows every token scores 0
@@ -31,27 +28,6 @@ class LeastSimilar(ScorePruner):
         The initial release kept the last K of its ranking; so does this.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
-    order_free: ClassVar[bool] = True
-
-    similarity: str = "cosine"
-    aggregate: str = "max"
-    top_m: int = 3
-    text: str = "prompt"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_similarity_fields("LeastSimilar", self.similarity, self.aggregate, self.top_m, self.text)
-
     def score(self, features: Features) -> Tensor:
         """``(I,)`` float32 minus the similarity to the text; zeros without text."""
-        pairs = pair_similarity(features.visual, features.text, self.similarity)
-        return -aggregate_pairs(pairs, self.aggregate, self.top_m)
-
-    def choose(self, features: Features) -> Selection:
-        """Keep the least similar tokens; evenly spaced ones where there is nothing to compare with."""
-        if features.text.shape[0]:
-            return super().choose(features)
-        scores = self.score(features)
-        kept = evenly_spaced(scores.shape[0], self.count(scores))
-        return Selection(kept=torch.tensor(kept, dtype=torch.long, device=scores.device), scores=scores)
+        return -self.similarities(features)

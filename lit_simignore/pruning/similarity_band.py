@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lit_simignore.pruning._similarity import aggregate_pairs, check_choice, check_similarity_fields, pair_similarity
-from lit_simignore.pruning.base import Features, Need, ScorePruner, evenly_spaced
-from lit_simignore.types import Selection
+from lit_simignore.pruning._ranked import SimilarityRanked
+from lit_simignore.pruning._similarity import check_choice
+from lit_simignore.pruning.base import Features
 
 
 @dataclass(kw_only=True)
-class SimilarityBand(ScorePruner):
+class SimilarityBand(SimilarityRanked):
     """Rank visual tokens by their similarity to the text and ignore the middle of the ranking, or both of its ends.
 
     With ``n`` tokens ignored of ``I``, ``ignore="middle"`` drops the ``n`` ranks around the median; ``ignore="ends"``
@@ -34,38 +33,21 @@ class SimilarityBand(ScorePruner):
         ranks 62 to 513 of 576, which is ``ends``: it ignores the 62 most and the 62 least similar tokens.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEXT})
-    order_free: ClassVar[bool] = True
-
     ignore: str = "middle"
-    similarity: str = "cosine"
-    aggregate: str = "max"
-    top_m: int = 3
-    text: str = "prompt"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("SimilarityBand", "ignore", self.ignore, ("middle", "ends"))
-        check_similarity_fields("SimilarityBand", self.similarity, self.aggregate, self.top_m, self.text)
 
     def score(self, features: Features) -> Tensor:
         """``(I,)`` float32 distance of a token's rank from the median, or minus that; zeros without text.
 
         Half a rank on the more similar side decides between the two tokens that are equally far.
         """
-        pairs = pair_similarity(features.visual, features.text, self.similarity)
-        similarity = aggregate_pairs(pairs, self.aggregate, self.top_m)
-        if pairs.shape[1] == 0:
+        similarity = self.similarities(features)
+        if features.text.shape[0] == 0:
             return similarity
         rank = torch.argsort(torch.argsort(similarity, descending=True, stable=True))
         offset = (2 * rank - (len(rank) - 1)).float()
         away = offset.abs() if self.ignore == "middle" else -offset.abs()
         return away + 0.5 * (offset < 0)
-
-    def choose(self, features: Features) -> Selection:
-        """Keep what is outside the band; evenly spaced tokens where there is nothing to compare with."""
-        if features.text.shape[0]:
-            return super().choose(features)
-        scores = self.score(features)
-        kept = evenly_spaced(scores.shape[0], self.count(scores))
-        return Selection(kept=torch.tensor(kept, dtype=torch.long, device=scores.device), scores=scores)
