@@ -1,8 +1,10 @@
 """What every test starts from: no rank left over from another test, and Ctrl-C as in a terminal."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 torch.set_num_threads(1)
 
 
+BROWSER_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
 _MEETING = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE"} - set(os.environ)
 
 
@@ -43,3 +49,16 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> None:
 def terminal() -> None:
     """A shell that starts the suite in the background has Ctrl-C ignored; processes started by tests inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium of this machine, driven by Playwright; tests skip and say so where either is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on this machine: the page is not driven")
+    with sync_api.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=program, args=BROWSER_FLAGS)
+        yield launched
+        launched.close()

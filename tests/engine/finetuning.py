@@ -12,9 +12,11 @@ import torch
 from lit_simignore.data.conversations import Conversation, conversation_of
 from lit_simignore.data.conversations_batch import ConversationCollator
 from lit_simignore.data.conversations_module import ConversationDataModule
+from lit_simignore.engine.finetune_export import load_trained
 from lit_simignore.engine.finetuner import LitFinetuner, Optimization
 from lit_simignore.pruning.simignore import Simignore
-from tests.tiny_models import QUESTIONS, tiny_llava, tiny_processor, tiny_sample
+from lit_simignore.surgery.load import load
+from tests.tiny_models import QUESTIONS, tiny_batch, tiny_llava, tiny_processor, tiny_sample
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -94,3 +96,14 @@ def far(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> floa
 def folder_of(path: Path) -> set[str]:
     """Names of the files below ``path``."""
     return {str(entry.relative_to(path)) for entry in path.rglob("*") if entry.is_file()}
+
+
+def trained_logits(folder: Path) -> torch.Tensor:
+    """Logits of the model, or of the tiny model with the adapter, that a training has left behind."""
+    if (folder / "model").is_dir():
+        model, _ = load(folder / "model")
+    else:
+        model = tiny_llava()
+        load_trained(model, str(folder / "adapter"))
+    with torch.no_grad():
+        return model.eval()(**tiny_batch().inputs).logits

@@ -12,14 +12,12 @@ import torch
 
 from lit_simignore.data.conversations import Conversation
 from lit_simignore.engine.finetune import Evaluations, FinetuneSettings, _Finetuning, finetune
-from lit_simignore.engine.finetune_export import load_trained
 from lit_simignore.engine.finetune_tuning import Tuning
 from lit_simignore.engine.finetuner import Optimization
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.pruning.simignore import Simignore
-from lit_simignore.surgery.load import load
 from lit_simignore.types import Method
-from tests.engine.finetuning import Losses, conversations
+from tests.engine.finetuning import Losses, conversations, trained_logits
 from tests.engine.forked import run_forked
 from tests.engine.toys import BASELINE, Toy, model_and_processor, settings
 from tests.tiny_models import tiny_batch, tiny_llava
@@ -65,16 +63,6 @@ def train(folder: Path, kind: str, **run: Any) -> list[float]:
     return losses.values
 
 
-def trained_logits(folder: Path, kind: str) -> torch.Tensor:
-    if kind == "full":
-        model, _ = load(folder / "model")
-    else:
-        model = tiny_llava()
-        load_trained(model, str(folder / "adapter"))
-    with torch.no_grad():
-        return model.eval()(**tiny_batch().inputs).logits
-
-
 def validations(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
 
@@ -107,7 +95,7 @@ def test_two_processes_train_and_validate_as_one(tmp_path: Path, alone: Any, str
     found = run_forked(lambda rank: train(work, kind, devices=2, strategy=strategy), tmp_path / "answers")
     assert found[0] == found[1] and len(expected) == 4
     assert found[0] == pytest.approx(expected, abs=1e-4)
-    one, two = trained_logits(folder, kind), trained_logits(work, kind)
+    one, two = trained_logits(folder), trained_logits(work)
     assert float((one - two).abs().max()) < 1e-2 and float((one - trained_logits_before()).abs().max()) > 0.1
     assert validations(work) == validations(folder) and len(validations(work)) == 2
 

@@ -20,19 +20,17 @@ from safetensors.torch import load_file
 from lit_simignore.engine import finetune as engine
 from lit_simignore.engine.finetune import Evaluations, FinetuneSettings, finetune
 from lit_simignore.engine.finetune_averaging import AveragedWeights
-from lit_simignore.engine.finetune_export import PRUNING, load_trained
+from lit_simignore.engine.finetune_export import PRUNING
 from lit_simignore.engine.finetune_tuning import Tuning
 from lit_simignore.engine.finetune_validation import Validation
 from lit_simignore.engine.finetuner import Optimization
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.pruning.simignore import Simignore
-from lit_simignore.surgery.load import load
 from lit_simignore.tracking import build_logger
 from lit_simignore.types import Method, UserError
-from tests.engine.finetuning import conversations, data, far, fit, module, weights
+from tests.engine.finetuning import conversations, data, far, fit, module, trained_logits, weights
 from tests.engine.forked import run_forked
 from tests.engine.toys import BASELINE, Toy, model_and_processor, settings
-from tests.tiny_models import tiny_batch, tiny_llava
 
 PRUNED = Method("simignore", (Simignore(keep_ratio=0.25),))
 
@@ -149,17 +147,6 @@ def run(folder: Path, settings: FinetuneSettings, *, benchmark: Any = None, dies
         engine.build_training = build
 
 
-def written(folder: Path) -> torch.Tensor:
-    """Logits of the model that the run has left behind."""
-    if (folder / "model").is_dir():
-        model, _ = load(folder / "model")
-    else:
-        model = tiny_llava()
-        load_trained(model, str(folder / "adapter"))
-    with torch.no_grad():
-        return model.eval()(**tiny_batch().inputs).logits
-
-
 def record(folder: Path) -> dict[str, Any]:
     (found,) = [*folder.glob("adapter/" + PRUNING), *folder.glob("model/" + PRUNING)]
     return json.loads(found.read_text())
@@ -189,7 +176,7 @@ def test_best_weights_survive_an_interruption(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RuntimeError, match="died"):
         run(tmp_path / "cut", wish(patience=2), benchmark=best(), dies_at=dies_at)
     run(tmp_path / "cut", wish(patience=2), benchmark=best())
-    assert torch.equal(written(tmp_path / "cut"), written(tmp_path / "whole"))
+    assert torch.equal(trained_logits(tmp_path / "cut"), trained_logits(tmp_path / "whole"))
     assert record(tmp_path / "cut") == record(tmp_path / "whole")
     logs = [(tmp_path / name / "validation.jsonl").read_text() for name in ("cut", "whole")]
     assert logs[0] == logs[1] and logs[0].count("\n") == 4
@@ -223,7 +210,7 @@ def test_the_average_is_validated_written_and_survives_an_interruption(
     run(tmp_path / "averaged", chosen)
     assert record(tmp_path / "averaged")["ema"] == 0.9 and len(validated) == 1
     run(tmp_path / "plain", replace(chosen, ema=None))
-    assert float((written(tmp_path / "averaged") - written(tmp_path / "plain")).abs().max()) > 1e-3
+    assert float((trained_logits(tmp_path / "averaged") - trained_logits(tmp_path / "plain")).abs().max()) > 1e-3
     if kind == "lora":
         found = load_file(tmp_path / "averaged" / "adapter" / "adapter_model.safetensors")
         names = {name.removeprefix("model.").replace(".default", ""): value for name, value in validated[0].items()}
@@ -231,7 +218,7 @@ def test_the_average_is_validated_written_and_survives_an_interruption(
     with pytest.raises(RuntimeError, match="died"):
         run(tmp_path / "cut", chosen, dies_at=5)
     run(tmp_path / "cut", chosen)
-    assert torch.equal(written(tmp_path / "cut"), written(tmp_path / "averaged"))
+    assert torch.equal(trained_logits(tmp_path / "cut"), trained_logits(tmp_path / "averaged"))
 
 
 @pytest.mark.slow
@@ -241,7 +228,7 @@ def test_two_processes_average_as_one(tmp_path: Path, kind: str) -> None:
     run(tmp_path / "one", chosen)
     two = replace(chosen, run=replace(chosen.run, devices=2, strategy="ddp"))
     run_forked(lambda rank: run(tmp_path / "two", two) and None, tmp_path / "answers")
-    assert float((written(tmp_path / "two") - written(tmp_path / "one")).abs().max()) < 1e-2
+    assert float((trained_logits(tmp_path / "two") - trained_logits(tmp_path / "one")).abs().max()) < 1e-2
 
 
 @pytest.mark.slow
@@ -252,7 +239,7 @@ def test_best_weights_of_sharded_models_are_kept_too(tmp_path: Path, monkeypatch
     two = replace(chosen, run=replace(chosen.run, devices=2, strategy="fsdp2"))
     run_forked(lambda rank: run(tmp_path / "two", two, benchmark=best()) and None, tmp_path / "answers")
     assert record(tmp_path / "two")["step"] == 2
-    assert float((written(tmp_path / "two") - written(tmp_path / "one")).abs().max()) < 1e-2
+    assert float((trained_logits(tmp_path / "two") - trained_logits(tmp_path / "one")).abs().max()) < 1e-2
 
 
 def test_a_training_that_starts_anew_forgets_validations_of_before(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,26 +14,10 @@ from PIL import Image
 
 from tests.explore.conftest import PATIENCE_S, Server
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
 ANSWERED = """() => document.getElementById('result').getAttribute('aria-busy') === 'false'
     && /^(Answered|Not|Stopped)/.test(document.getElementById('status').textContent)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on this machine: the page is not driven")
-    with sync_api.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=program, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @dataclass
