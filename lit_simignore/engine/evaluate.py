@@ -229,7 +229,7 @@ class _Evaluation:
     def _efficiency(self, trainer: L.Trainer) -> dict[str, Any] | None:
         """Measure, unless exactly this has been measured in this folder before."""
         plan = self.settings.efficiency
-        if plan is None or plan.samples < 1 :
+        if plan is None or plan.samples < 1:
             return self._known_efficiency()
         if is_lockstep(self.settings):
             print("not timed: one process alone cannot run a model that is shared out", file=sys.stderr)

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lit_simignore.engine.finetune_tuning import trained
+from lit_simignore.engine.finetune_tuning import put_state, trained
 from lit_simignore.types import UserError
 
 
@@ -66,12 +65,9 @@ class AveragedWeights(L.Callback):
         get_ema_multi_avg_fn(decay)(list(self.average.values()), current, None)
         self.updates += 1
 
-    @torch.no_grad()
     def put(self, module: L.LightningModule) -> None:
         """Give the module the average for good."""
-        for name, value in trained(module).items():
-            if name in self.average:
-                value.copy_(self.average[name])
+        put_state(module, self.average)
 
     @contextmanager
     def in_place(self, module: L.LightningModule) -> Iterator[None]:
@@ -81,6 +77,4 @@ class AveragedWeights(L.Callback):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, value in trained(module).items():
-                    value.copy_(own[name])
+            put_state(module, own)
