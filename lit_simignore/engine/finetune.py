@@ -209,7 +209,7 @@ class _Finetuning:
             trained, processor = self._trained()
             after = self._evaluate(trained, processor, AFTER)
         if made is not None and trainer.is_global_zero:
-            log_outcome(made, self.settings.steps, {BEFORE: before, AFTER: after})
+            log_outcome(made, trainer.global_step, {BEFORE: before, AFTER: after})
         return {"folder": str(self.folder), BEFORE: before, AFTER: after, "dropped": dropped, **recorded(self.folder)}
 
     def _drop_too_long(self, model: Any, processor: Any, say: bool) -> int:
