@@ -75,6 +75,22 @@ def test_one_slow_rank_holds_static_shards_up_and_units_hardly(script: Any) -> N
     assert 1000 / 9.5 <= units.wall_h * 3600 <= 1000 / 9.5 + 2
 
 
+def test_units_share_their_failures_and_nothing_else_does(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one draw for every size of cluster a table can show no failure at all, whatever was assumed."""
+    seen: dict[int, list[float]] = {}
+
+    def watched(batches: Any, cluster: Any, unit: int, draw: np.random.Generator) -> Any:
+        seen.setdefault(unit, []).append(draw.random())
+        return script.Outcome(1.0, 0.0, 1)
+
+    monkeypatch.setattr(script, "simulate", watched)
+    script.table([1.0], 10, 1.0, 3, 0)
+    assert set(seen) == set(script.UNITS)
+    draws = seen[script.STATIC]
+    assert all(others == draws for others in seen.values())
+    assert len(set(draws)) == len(draws) == len(script.scenes()) * len(script.RANKS) * 3
+
+
 def test_the_figure_and_the_table_are_written_and_show_every_scene(script: Any, tmp_path: Path, capsys: Any) -> None:
     script.main(["--batches", "600", "--repeats", "1", "--write", str(tmp_path)])
     page = (tmp_path / "simulate.md").read_text(encoding="utf-8")
