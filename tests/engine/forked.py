@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -33,12 +34,17 @@ def run_forked(work: Callable[[int], Any], folder: Path, world: int = 2) -> list
              if (folder / f"{rank}.pkl").exists()]  # fmt: skip
     failures = [text for kind, text in found if kind == "error"]
     assert not failures, "\n".join(failures)
-    assert not hanging and len(found) == world, f"{len(hanging)} processes hang, {len(found)} of {world} answered"
+    assert not hanging and len(found) == world, (
+        f"{len(hanging)} processes hang, {len(found)} of {world} answered\n"
+        + "\n".join(f"process {rank} was at:\n{(folder / f'{rank}.stack').read_text()}" for rank in range(world))
+    )
     return [value for _, value in found]
 
 
 def _child(work: Callable[[int], Any], rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    stack = (folder / f"{rank}.stack").open("w")
+    faulthandler.dump_traceback_later(WAIT_S * 0.9, file=stack)
     os.environ.update(
         LOCAL_RANK=str(rank), RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
