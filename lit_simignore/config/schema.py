@@ -111,6 +111,7 @@ class TrainerConfig:
         precision: Lightning's precision; null computes in the type of the weights.
         batch_size: samples that are answered together on one device; auto begins with 64. A batch that does not fit
             into memory is halved, whatever its size.
+        share_images: let the untouched model read a picture once for all questions of a batch about it.
         num_workers: processes per device that open images; 0 opens them in the main process.
         max_new_tokens: tokens generated at most per answer; null takes the benchmark's.
         progress: show progress bars.
@@ -126,6 +127,7 @@ class TrainerConfig:
     timeout_hours: float = 24.0
     precision: str | None = None
     batch_size: int | str = 16
+    share_images: bool = True
     num_workers: int = 0
     max_new_tokens: int | None = None
     progress: bool = True

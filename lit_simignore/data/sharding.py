@@ -16,7 +16,7 @@ from lit_simignore.types import Sample, UserError
 BatchPlan: TypeAlias = tuple[tuple[int, ...], ...]
 """Positions in the list of samples, batch by batch."""
 
-ORDER = "longest-first-v1"
+ORDER = "longest-group-first-v2"
 """Name of the order that :func:`plan_batches` makes; it changes whenever a sample could get other neighbours."""
 
 
@@ -24,7 +24,9 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> BatchPlan:
     """Group all samples into batches, longest first.
 
     Long prompts come first so that memory runs out at the beginning or never; neighbours of similar length need
-    little padding. Length is the number of images, then of characters; ties keep the order of the list.
+    little padding. Length is the number of images, then of characters; ties keep the order of the list. Questions of
+    one kind about one picture follow the longest of them, so that a batch has its picture once; kinds stay apart, for
+    a short answer waits for a long one in its batch.
 
     Args:
         samples: the whole benchmark, also those that are answered already: neighbours must not change on resuming.
@@ -36,8 +38,18 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> BatchPlan:
     check_samples(samples)
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1; got {batch_size}")
-    order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].images), -len(samples[i].prompt), i))
+    longest: dict[object, tuple[int, int, int]] = {}
+    keys = [(-len(sample.images), -len(sample.prompt), place) for place, sample in enumerate(samples)]
+    groups = [_group(sample, place) for place, sample in enumerate(samples)]
+    for group, key in zip(groups, keys, strict=True):
+        longest[group] = min(longest.get(group, key), key)
+    order = sorted(range(len(samples)), key=lambda place: (longest[groups[place]], keys[place]))
     return tuple(tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+
+
+def _group(sample: Sample, place: int) -> object:
+    """What samples have in common that are answered next to each other."""
+    return (sample.group_id, sample.kind, len(sample.images)) if sample.group_id and sample.images else place
 
 
 def pending_batches(plan: BatchPlan, samples: Sequence[Sample], pending: Collection[str]) -> BatchPlan:

@@ -127,6 +127,7 @@ class _Evaluation:
             batch_size=planned_batch_size(settings.batch_size),
             max_new_tokens=tokens,
             precision=settings.precision,
+            share_images=settings.share_images,
         )
         return _Job(samples, methods, identity, tokens, matched_on)
 
@@ -157,6 +158,7 @@ class _Evaluation:
             on_error=settings.on_error,
             detailed=[sample.sample_id for sample in self._shown()],
             lockstep=is_lockstep(settings),
+            share_images=settings.share_images,
         )
         data = SampleDataModule(
             job.samples, planned_batch_size(settings.batch_size), settings.num_workers, lockstep=is_lockstep(settings)

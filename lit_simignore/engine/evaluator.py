@@ -18,6 +18,7 @@ from lit_simignore.engine.generation import Answers, Prompts, answer, prompts_of
 from lit_simignore.engine.likelihood import choose
 from lit_simignore.engine.lockstep import shard_model
 from lit_simignore.engine.memory import SPLIT, Room, is_out_of_memory
+from lit_simignore.engine.shared_images import answer_shared, can_share, digest, find_sharing
 from lit_simignore.metrics.patches import carried_tokens, needed_recall
 from lit_simignore.metrics.records import Key
 from lit_simignore.types import Method, Prediction, Sample, UserError
@@ -63,6 +64,8 @@ class LitEvaluator(L.LightningModule):
         detailed: ids of the samples whose kept indices and grids are recorded.
         lockstep: the weights are shared out over the processes: shard them, and run every batch whole under every
             method, whatever is recorded already.
+        share_images: let the untouched model read a picture once for all questions of a batch about it. Pruners and
+            interventions are given separate prompts: what they do may depend on the question.
 
     Attributes:
         record: is called with the records of every batch and method; by default it extends :attr:`predictions`.
@@ -87,12 +90,15 @@ class LitEvaluator(L.LightningModule):
         on_error: str = "record",
         detailed: Collection[str] = (),
         lockstep: bool = False,
+        share_images: bool = True,
     ) -> None:
         super().__init__()
         if on_error not in ON_ERROR:
             raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}; got {on_error!r}")
         self._hold(model)
         self.lockstep, self._sharded = lockstep, False
+        # Processes in step must call the model equally often, whatever their batches show.
+        self.share_images = share_images and not lockstep
         self.processor = processor
         self.benchmark = benchmark
         self.methods = baseline_first(methods)
@@ -152,6 +158,7 @@ class _BatchWork:
         self.failures = {row: error for row, error in enumerate(batch.errors) if error is not None}
         self._prompts: dict[tuple[int, ...], Prompts] = {}
         self._cells: dict[tuple[int, ...], int] = {}
+        self._pictures: dict[int, str] = {}
 
     def answer(self, method: Method) -> list[Prediction]:
         """The records that are missing of one method, in the order of the batch."""
@@ -200,19 +207,30 @@ class _BatchWork:
                 return {}
             if len(rows) > 1 and not owner.room.fits(method.name, self._cells[rows]):
                 return self._halves(method, rows)
-            answers = self._ask(prompts, method)
+            answers = self._ask(prompts, method, rows)
         # Whatever a model or a method does wrong costs the samples concerned, not the hours before.
         except Exception as error:
             return self._after(error, method, rows)
         return {row: self._answered(method, row, answers, place) for place, row in enumerate(rows)}
 
-    def _ask(self, prompts: Prompts, method: Method) -> Answers:
+    def _ask(self, prompts: Prompts, method: Method, rows: Sequence[int]) -> Answers:
         """Answers that are written, or chosen where the benchmark gives samples some to choose from."""
         owner = self.owner
         offered = [owner.benchmark.candidates(sample) for sample in prompts.samples]
         if given := [candidates for candidates in offered if candidates is not None]:
             return choose(owner.vlm, owner.processor, prompts, method.parts, given)
+        if owner.share_images and not method.parts and can_share(owner.vlm):
+            sharing = find_sharing(owner.vlm, prompts, [self._picture(row) for row in rows])
+            if sharing is not None:
+                images = [self.batch.images[row] for row in rows]
+                return answer_shared(owner.vlm, owner.processor, prompts, images, sharing, owner.max_new_tokens)
         return answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
+
+    def _picture(self, row: int) -> str:
+        """Digest of what the row's images show."""
+        if row not in self._pictures:
+            self._pictures[row] = digest(self.batch.images[row])
+        return self._pictures[row]
 
     def _after(self, error: Exception, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
         """What can still be had of rows that failed together: halves if there was no memory, else one by one."""

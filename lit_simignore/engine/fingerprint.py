@@ -63,6 +63,7 @@ def fingerprint(
     batch_size: int,
     max_new_tokens: int,
     precision: str | None = None,
+    share_images: bool = True,
 ) -> Fingerprint:
     """Collect everything that can change an answer.
 
@@ -75,6 +76,7 @@ def fingerprint(
         batch_size: counts unless everything is computed in float32.
         max_new_tokens: of one answer.
         precision: Lightning's precision, if the trainer has one.
+        share_images: counts where the batch size does.
 
     Raises:
         UserError: a method has a field that cannot be written down.
@@ -100,7 +102,7 @@ def fingerprint(
         "attention": str(getattr(model.config, "_attn_implementation", "")),
     }
     if not is_exact(dtype, precision):
-        run["batches"] = {"size": batch_size, "order": ORDER}
+        run["batches"] = {"size": batch_size, "order": ORDER, "share_images": share_images}
     return Fingerprint(run, {method.name: method_identity(method) for method in methods})
 
 

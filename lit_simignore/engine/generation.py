@@ -119,9 +119,14 @@ def answer(
         ids = generate(model, processor, prompts, max_new_tokens=max_new_tokens, watch=watch, **settings)
     synchronize(device)
     wall_ms = 1000 * (time.perf_counter() - start)
-    new = ids[:, prompts.width :]
+    return answers_of(ids, prompts.width, processor, watch, trace, wall_ms)
+
+
+def answers_of(ids: Tensor, width: int, processor: Any, watch: NaNWatch, trace: Trace, wall_ms: float) -> Answers:
+    """Read what ``generate`` returned: ``ids`` ``(B, width + T)`` of prompts and new tokens."""
+    new = ids[:, width:]
     texts = processor.batch_decode(new, skip_special_tokens=True)
-    broken = watch.rows() or [False] * len(prompts.samples)
+    broken = watch.rows() or [False] * len(ids)
     tokens = _spoken(new, processor.tokenizer.all_special_ids)
     return Answers([text.strip() for text in texts], tokens, [not row for row in broken], trace, wall_ms)
 

@@ -17,6 +17,7 @@ class EvaluationSettings:
         precision: Lightning's precision; ``None`` computes in the type of the weights.
         batch_size: samples that are answered together in one process; ``auto`` begins with 64. A batch that does not
             fit into memory is halved, whatever its size, and the records say so.
+        share_images: let the untouched model read a picture once for all questions of a batch about it.
 
         model_name: as the results call the model; ``None`` takes the checkpoint's name.
         benchmark_name: as the results call the benchmark; ``None`` takes its class.
@@ -41,6 +42,7 @@ class EvaluationSettings:
     max_new_tokens: int | None = None
     precision: str | None = None
     batch_size: int | str = 16
+    share_images: bool = True
 
     model_name: str | None = None
     benchmark_name: str | None = None

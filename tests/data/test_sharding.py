@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_batches_do_not_depend_on_what_is_left_to_do() -> None:
 def test_many_images_come_first_then_long_prompts_and_ties_keep_their_order() -> None:
     mixed = [*samples(5, 9, 5, 9), Sample("two", (Segment("x", Role.QUESTION),), images=("a", "b"))]  # type: ignore[arg-type]
     assert plan_batches(mixed, 2) == ((4, 1), (3, 0), (2,))
+
+
+def test_questions_about_one_picture_are_neighbours() -> None:
+    lengths, pictures, kinds = (5, 9, 7, 1, 9, 3), "abcbaa", "xxxxxy"
+    asked = [
+        Sample(f"s{i}", (Segment("x" * length, Role.QUESTION),), images=("unused",), group_id=picture, kind=kind)  # type: ignore[arg-type]
+        for i, (length, picture, kind) in enumerate(zip(lengths, pictures, kinds, strict=True))
+    ]
+    assert plan_batches(asked, 2) == ((1, 3), (4, 0), (2, 5))
+    assert plan_batches([replace(sample, images=()) for sample in asked], 2) == ((1, 4), (2, 0), (5, 3))
 
 
 @pytest.mark.parametrize(("count", "world_size"), [(1, 2), (3, 8)])

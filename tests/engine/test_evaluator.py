@@ -21,6 +21,7 @@ from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.prepare import prepare
 from lit_simignore.types import Method, Prediction, Role, Sample, Segment, UserError
 from tests.engine.toys import BASELINE, STRIDE, Toy, model_and_processor
+from tests.tiny_models import tiny_image
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,27 @@ def test_outputs_are_those_of_greedy_generation_with_the_parts_attached() -> Non
                 ids = model.generate(**inputs, do_sample=False, max_new_tokens=3)
             text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             assert found[sample.sample_id, method.name].output == text.strip()
+
+
+def about_two_pictures(sample: Sample) -> Sample:
+    number = int(sample.sample_id[1:]) % 2
+    return dataclasses.replace(sample, images=(tiny_image(number),), kind="", group_id=f"picture {number}")
+
+
+def test_a_picture_is_read_once_for_all_questions_of_a_batch_about_it() -> None:
+    """By the untouched model; the same records as without, and a sample without a picture ends the sharing."""
+    benchmark, read = Toy(size=8, change=about_two_pictures), []
+    text = Sample("text", (Segment("What colour ?", Role.QUESTION),), answer="A")
+    model, _ = model_and_processor()
+    model.model.vision_tower.register_forward_pre_hook(lambda tower, args: read.append(len(args[0])))
+    found = answered(benchmark=benchmark, model=model)
+    assert read == [1, 4, 1, 4], "pictures that the tower saw: of the untouched model and of the pruned one, per batch"
+    separate = answered(benchmark=benchmark, share_images=False)
+    timeless = [[dataclasses.replace(record, latency_ms=0) for record in records] for records in (found, separate)]
+    assert timeless[0] == timeless[1]
+    read.clear()
+    answered(BASELINE, samples=[*benchmark.load()[:3], text], model=model)
+    assert read == [3]
 
 
 def test_a_record_says_what_was_spent_and_scored() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ CLASS_TOKENS = {"clip_vision_model": True, "siglip_vision_model": False}
 
 class LlavaLike(Family):
     """Base of the line. Towers of other types, several feature layers at once, and a kept class token have no tower."""
+
+    reusable_beginning: ClassVar[bool] = True
 
     def vision(self, model: nn.Module) -> VisionTower | None:
         """The CLIP or SigLIP tower, where visual tokens are one layer's patches and nothing else."""

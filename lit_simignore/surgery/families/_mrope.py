@@ -21,6 +21,7 @@ class MultiAxisRope(Family):
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
     tower_offers: ClassVar[frozenset[Need]] = READS
     instead: ClassVar[Mapping[Need, str]] = MappingProxyType({**Family.instead, Need.RESIZED_IMAGE: MAX_PIXELS})
+    reusable_beginning: ClassVar[bool] = True
 
     def vision(self, model: nn.Module) -> VisionTower | None:
         """The tower's last rows, before four of them are merged.
@@ -65,6 +66,12 @@ class MultiAxisRope(Family):
         counted = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
         shifted = counted + deltas.to(counted.device).repeat_interleave(counted.shape[0] // deltas.shape[0], dim=0)
         return shifted[None].expand(3, -1, -1)
+
+    def select_rows(self, model: nn.Module, rows: Tensor) -> None:
+        """The distance between columns and positions behind the images, one per prompt."""
+        inner: Any = model.base_model
+        if inner.rope_deltas is not None:
+            inner.rope_deltas = inner.rope_deltas[rows.to(inner.rope_deltas.device)]
 
 
 def _window_order(config: Any) -> Callable[[Tensor], Tensor]:

@@ -53,6 +53,10 @@ class Family(ABC):
     answer_inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"token_type_ids": 0, "mm_token_type_ids": 0})
     """Arguments of the model with one entry per column, and what they say of a token of the answer."""
 
+    reusable_beginning: ClassVar[bool] = False
+    """Whether nothing behind the last visual token changes what stands in the cache up to there: the decoder is causal
+    and visual tokens do not depend on the question. Prompts that begin alike may then share it."""
+
     images_per_row: ClassVar[bool] = False
     """Whether one row of the pixel values holds all images of a sample; otherwise it holds one, or a piece of one."""
 
@@ -123,6 +127,14 @@ class Family(ABC):
             num_new: columns of this step.
         """
         return None
+
+    def select_rows(self, model: nn.Module, rows: Tensor) -> None:  # noqa: B027 - most keep all of it in the cache
+        """Repeat or reorder what the model itself remembers of the last prompts. Nothing by default.
+
+        Args:
+            model: the vision-language model.
+            rows: ``(B,)`` int64, which of the last prompts every row of the next call goes on with.
+        """
 
     def special_token_ids(self, model: nn.Module) -> frozenset[int]:
         """Ids that are never text: begin, end and padding of a sequence, and the image placeholder."""

@@ -20,6 +20,7 @@ class Idefics3(Family):
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
     tower_offers: ClassVar[frozenset[Need]] = READS | RESIZES
     images_per_row: ClassVar[bool] = True
+    reusable_beginning: ClassVar[bool] = True
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """One square per image; empty as soon as an image was cut into tiles, which come one after the other.

@@ -25,6 +25,7 @@ class InternVL(Family):
     processor: ClassVar[str] = "ImagesOnlyInternVL"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
     tower_offers: ClassVar[frozenset[Need]] = READS | RESIZES
+    reusable_beginning: ClassVar[bool] = True
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """One square per image, told apart by the tokens around it; empty as soon as an image was cut into tiles.

@@ -20,6 +20,7 @@ class Mistral3(Family):
     processor: ClassVar[str] = "ImagesOnlyPixtral"
     offers: ClassVar[frozenset[Need]] = frozenset({Need.TEXT, Need.GRID})
     instead: ClassVar[Mapping[Need, str]] = MappingProxyType({**Family.instead, Need.RESIZED_IMAGE: LONGEST_EDGE})
+    reusable_beginning: ClassVar[bool] = True
 
     def grids(self, config: Any, runs: tuple[Run, ...]) -> tuple[tuple[int, int], ...]:
         """Every run is a row. The token that ends a sample's last row ends an image; another one only a row."""
