@@ -35,6 +35,7 @@ from lit_simignore.engine.finetuner import LitFinetuner, Optimization
 from lit_simignore.engine.fingerprint import method_identity, weights_digest
 from lit_simignore.engine.launch import quiet
 from lit_simignore.engine.lockstep import FSDP2, is_lockstep
+from lit_simignore.engine.orphans import announced_as_parent, end_with_parent
 from lit_simignore.engine.resume import was_restarted
 from lit_simignore.engine.settings import EvaluationSettings
 from lit_simignore.engine.signals import exit_on_sigterm
@@ -171,6 +172,7 @@ def finetune(
         SystemExit: SIGTERM came (status 143).
     """
     with exit_on_sigterm(), quiet():
+        end_with_parent()
         work = _Finetuning(load, conversations, pruning, Path(run_dir), settings or FinetuneSettings(), evaluations)
         return work.run(dict(data_identity or {}), logger)
 
@@ -297,7 +299,8 @@ class _Finetuning:
             tuning=wish.tuning, optimization=wish.optimization, schedule=wish.schedule, seed=wish.seed,
         )  # fmt: skip
         try:
-            trainer.fit(module, data, ckpt_path=last_checkpoint(self.run_dir), weights_only=True)
+            with announced_as_parent(trainer.strategy.launcher is not None):
+                trainer.fit(module, data, ckpt_path=last_checkpoint(self.run_dir), weights_only=True)
         except BaseException:
             launcher = trainer.strategy.launcher
             if launcher is not None and trainer.is_global_zero:

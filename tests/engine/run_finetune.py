@@ -1,7 +1,8 @@
-"""``python -m tests.engine.run_finetune [dies=PLACE:SIGNAL] KEY=VALUE ...``: ``train.py`` that ends itself.
+"""``python -m tests.engine.run_finetune [dies=PLACE:SIGNAL[:RANK]] KEY=VALUE ...``: ``train.py`` that ends itself.
 
-``PLACE`` is a micro-batch (0-based; between its forward and its backward), ``writing-N`` (half of checkpoint N,
-1-based, is on disk under its final name), or ``written-N`` (all of it, but nothing points to it yet).
+With ``RANK`` only that process of several does, and not again when torchrun has started it anew. ``PLACE`` is a
+micro-batch (0-based; between its forward and its backward), ``writing-N`` (half of checkpoint N, 1-based, is on disk
+under its final name), or ``written-N`` (all of it, but nothing points to it yet).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import lightning as L
 
 from lit_simignore import cli
 from lit_simignore.engine import finetune, finetune_checkpoints, finetune_launch
+from lit_simignore.engine.resume import was_restarted
 
 
 class Dies(L.Callback):
@@ -60,8 +62,11 @@ def dying_before_pointer(place: str, count: int, number: int) -> Callable[..., N
 
 
 def arrange(said: str) -> None:
-    """Have this process end as ``PLACE:SIGNAL`` says."""
-    place, number = said.split(":")
+    """Have this process end as ``PLACE:SIGNAL`` says, if it is the one that is meant."""
+    place, number, *rank = said.split(":")
+    mine = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+    if rank and (rank[0] != mine or was_restarted()):
+        return
     if place.isdecimal():
         finetune.build_training = dying_in(int(place), int(number))
     else:
