@@ -106,7 +106,9 @@ def _evaluate(asked: Evaluation) -> None:
     from lit_simignore.engine.evaluate import evaluate
     from lit_simignore.report.html import write_report
     from lit_simignore.report.table import render_table
+    from lit_simignore.tracking import check_logger
 
+    check_logger(asked.config.logger.name)
     settings = evaluation_settings(asked)
     model, processor = _load(asked, settings)
     if asked.config.overwrite or not (asked.run_dir / "manifest.json").exists():

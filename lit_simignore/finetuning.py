@@ -29,9 +29,10 @@ def finetune_from(asked: Training) -> None:
     from lit_simignore.engine.finetune_verdict import verdict
     from lit_simignore.report.html import write_report
     from lit_simignore.report.table import render_table
-    from lit_simignore.tracking import build_logger
+    from lit_simignore.tracking import build_logger, check_logger
 
     config, run_dir = asked.config, asked.run_dir
+    check_logger(config.logger.name)
     if config.trainer.devices_per_replica > 1:
         raise ConfigError(
             "trainer.devices_per_replica",

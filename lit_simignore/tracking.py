@@ -10,7 +10,9 @@ gets the tables ``methods`` and ``samples``, the charts of :data:`CHARTS` and th
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import importlib.util
 import netrc
 import os
 import urllib.error
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from lit_simignore.discovery import nearest
@@ -65,6 +68,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 """Logged name of every number of a method, and where it stands in that method's row of the summary."""
 
 TRAIN_LOSS = "train/loss"
+TRAIN_LR = "train/lr"
 TRAIN_KEEP_RATIO = "train/keep_ratio"
 TRAIN_KEPT = "train/visual_tokens"
 VALIDATION = "validation"
@@ -132,6 +136,18 @@ def live_key(name: str, method: str | None = None) -> str:
     return f"live/{name}" if method is None else f"live/{method}/{name}"
 
 
+def check_logger(kind: str) -> None:
+    """Refuse a logger that cannot be made, before anything is computed for it.
+
+    Raises:
+        UserError: an unknown kind, or TensorBoard is not installed.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown logger {kind!r}; {nearest(kind, KINDS)}")
+    if kind == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
+        raise UserError("logger=tensorboard needs the package tensorboard: pip install tensorboard")
+
+
 def build_logger(
     kind: str,
     run_dir: Path,
@@ -159,15 +175,11 @@ def build_logger(
     Raises:
         UserError: an unknown kind, or TensorBoard is not installed.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown logger {kind!r}; {nearest(kind, KINDS)}")
+    check_logger(kind)
     if kind == "csv":
-        return CSVLogger(save_dir=run_dir, name="", version="")
+        return ContinuedCSV(run_dir)
     if kind == "tensorboard":
-        try:
-            return TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard")
-        except ModuleNotFoundError as error:
-            raise UserError("logger=tensorboard needs the package tensorboard: pip install tensorboard") from error
+        return TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard")
     if kind == "none":
         return None
     (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
@@ -183,6 +195,41 @@ def build_logger(
         settings=_wandb_settings(),
         mode="online" if not offline and _signed_in() and _answers() else "offline",
     )
+
+
+class ContinuedCSV(CSVLogger):
+    """``metrics.csv``, on disk after every line; Lightning's own would begin anew when a run is continued.
+
+    What an earlier attempt wrote stays up to the first step that is logged now. From there on it is computed again.
+
+    Args:
+        run_dir: where the file lies.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(save_dir=run_dir, name="", version="", flush_logs_every_n_steps=1)
+        self._path = run_dir / "metrics.csv"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write one line."""
+        if self._experiment is None:
+            known = _rows_before(self._path, step or 0)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
+                writer: Any = self.experiment  # removes the file
+            writer.metrics.extend(known)
+        super().log_metrics(dict(metrics), step)
+
+
+def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
+    """Lines of a CSV file whose ``step`` is smaller, without what is empty; a line that a kill cut off is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = [row for row in rows if str(row.get("step")).isdecimal() and int(row["step"]) < step]
+    return [{key: value for key, value in row.items() if key and value} for row in found]
 
 
 def _wandb_settings() -> Any:
@@ -324,10 +371,8 @@ def _staged_in(folder: Path) -> Iterator[None]:
 
 def _log_csv(logger: CSVLogger, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per method."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
-        for number, row in enumerate(rows):
-            logger.log_metrics({"method": row["name"], **metrics_of(row)}, step=number)
+    for number, row in enumerate(rows):
+        logger.log_metrics({"method": row["name"], **metrics_of(row)}, step=number)
 
 
 def _log_wandb(

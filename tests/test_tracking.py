@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from lit_simignore.tracking import METRICS, build_logger, curve_points, flat_metrics, log_summary, metrics_of
+from lit_simignore.tracking import (
+    METRICS,
+    build_logger,
+    check_logger,
+    curve_points,
+    flat_metrics,
+    log_summary,
+    metrics_of,
+)
 from lit_simignore.types import UserError
 
 
@@ -54,10 +62,30 @@ def test_a_csv_has_one_line_per_method(tmp_path: Path) -> None:
         logger = build_logger("csv", tmp_path)
         assert logger is not None
         log_summary(logger, SUMMARY)
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(tmp_path)
     assert [entry["method"] for entry in rows] == ["baseline", "simignore@8", "simignore@2", "stride"]
     assert [entry["accuracy"] for entry in rows] == ["0.5", "0.4", "", "0.1"]
+
+
+def csv_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_continued_training_goes_on_in_its_csv(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Every line is on disk at once; what is computed again replaces what the killed attempt wrote."""
+    first = build_logger("csv", tmp_path)
+    for step in (9, 19, 29):
+        first.log_metrics({"loss": 1.0 / step}, step=step)  # type: ignore[union-attr]
+    assert [entry["step"] for entry in csv_rows(tmp_path)] == ["9", "19", "29"]  # and is killed
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("0.0")
+    second = build_logger("csv", tmp_path)
+    second.log_metrics({"loss": 0.5, "other": 2.0}, step=19)  # type: ignore[union-attr]
+    second.log_metrics({"loss": 0.25}, step=29)  # type: ignore[union-attr]
+    found = [(entry["step"], entry["loss"], entry["other"]) for entry in csv_rows(tmp_path)]
+    assert found == [("9", str(1.0 / 9), ""), ("19", "0.5", "2.0"), ("29", "0.25", "")]
+    assert not list(recwarn)
 
 
 def test_any_other_logger_gets_numbers_and_curves() -> None:
@@ -103,6 +131,12 @@ def test_wandb_holds_table_chart_and_numbers_without_a_connection(tmp_path: Path
     assert figure.read_text() == "<svg xmlns='http://www.w3.org/2000/svg'></svg>"
     assert (folder / "wandb" / "artifacts" / "staging").is_dir()
     assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_tensorboard_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=tensorboard needs the package tensorboard"):
+        check_logger("tensorboard")
 
 
 def test_a_logger_nobody_knows_is_refused(tmp_path: Path) -> None:

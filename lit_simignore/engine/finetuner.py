@@ -24,7 +24,7 @@ from lit_simignore.surgery.attach import attach, unwrap
 from lit_simignore.surgery.prompt import IGNORED_LABEL
 from lit_simignore.surgery.spans import Spans
 from lit_simignore.surgery.trace import Trace
-from lit_simignore.tracking import TRAIN_KEEP_RATIO, TRAIN_KEPT, TRAIN_LOSS
+from lit_simignore.tracking import TRAIN_KEEP_RATIO, TRAIN_KEPT, TRAIN_LOSS, TRAIN_LR
 from lit_simignore.types import UserError
 
 
@@ -200,6 +200,7 @@ class LitFinetuner(L.LightningModule):
         loss, tokens = (strategy.reduce(self._sum[name].clone(), reduce_op="sum") for name in ("loss", "tokens"))
         self._sum = {}
         self.log(TRAIN_LOSS, loss / tokens.clamp(min=1), prog_bar=True)
+        self.log(TRAIN_LR, float(optimizer.param_groups[0]["lr"]))
         if isinstance(strategy, DeepSpeedStrategy):
             return
         # Lightning divides by the number of micro-batches, DDP and FSDP2 by that of processes.
@@ -237,7 +238,7 @@ class LitFinetuner(L.LightningModule):
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other weights, which non-strict loading would pass by.
+        """Refuse a checkpoint of other weights, which non-strict loading would pass by; count in the own micro-batches.
 
         Raises:
             UserError: names the first weight that one side lacks.
@@ -248,6 +249,19 @@ class LitFinetuner(L.LightningModule):
                 f"the checkpoint trains other weights than this run ({odd[0]}, and {len(odd) - 1} more); "
                 "start anew, or set the tuning that it was made with"
             )
+        if self._trainer is not None:
+            _recount(checkpoint, self._trainer.accumulate_grad_batches)
+
+
+def _recount(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Begin a step where a step begins: Lightning counts micro-batches and steps whenever their number divides.
+
+    Another number of processes, or another size of micro-batches, makes another number of them per step. With the old
+    count the first step would be a part of one, and every later one would straddle two.
+    """
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    for counts in (progress.get("total", {}), progress.get("current", {})):
+        counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))
 
 
 class _DetachOnException(L.Callback):

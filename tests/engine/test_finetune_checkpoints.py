@@ -51,16 +51,18 @@ class Dies(L.Callback):
             raise RuntimeError("died")
 
 
-def train(folder: Path, dies_at: int | None = None, every: int = 1, **tuning: Any) -> tuple[Any, list[float]]:
+def train(
+    folder: Path, dies_at: int | None = None, every: int = 1, micro: int = 2, **tuning: Any
+) -> tuple[Any, list[float]]:
     """Train with checkpoints, go on from what is there; returns the module and the losses of this attempt."""
     lit = module(tuning=Tuning(**{"dropout": 0.3, **tuning}))
     losses = Losses()
     resumed = last_checkpoint(folder)
     callbacks = [TrainingCheckpoints(folder, every), losses, *([] if dies_at is None else [Dies(dies_at)])]
     torch.manual_seed(1)
-    options = {**QUIET, "accumulate_grad_batches": 2, "default_root_dir": folder}
+    options = {**QUIET, "accumulate_grad_batches": 4 // micro, "default_root_dir": folder}
     trainer = L.Trainer(max_steps=STEPS, max_epochs=-1, callbacks=callbacks, **options)
-    trainer.fit(lit, data(4, 2), ckpt_path=resumed, weights_only=True)
+    trainer.fit(lit, data(4, micro), ckpt_path=resumed, weights_only=True)
     return lit, losses.values
 
 
@@ -80,6 +82,16 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, whol
     lit, losses = train(tmp_path, every=every)
     assert far(weights(lit), weights(whole[0])) == 0.0
     assert losses[-1] == whole[1][-1] and len(losses) <= STEPS
+
+
+def test_going_on_with_other_micro_batches_begins_a_whole_step(tmp_path: Path) -> None:
+    """As with another number of processes: after one step of two there is half a step of four."""
+    straight, expected = train(tmp_path / "straight", dropout=0.0)
+    with pytest.raises(RuntimeError, match="died"):
+        train(tmp_path / "cut", 2, micro=2, dropout=0.0)
+    lit, losses = train(tmp_path / "cut", micro=1, dropout=0.0)
+    assert losses == pytest.approx(expected[1:], abs=1e-5)
+    assert far(weights(lit), weights(straight)) < 1e-3
 
 
 def test_a_checkpoint_holds_only_what_is_trained_and_only_the_last_stays(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ RUN = (
 SECOND_STEP = 3
 """Its second micro-batch: two processes take two of them a step."""
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
-ONE_FOR_TWO = 1e-5
-"""How far weights may lie apart that one process and two have trained: they add gradients in another order."""
+APART = 1e-3
+"""Of how far the adapters have come, what may lie between trainings that add gradients in another order."""
 
 
 def train(folder: Path, *more: str, by: tuple[str, ...] = (), patience_s: float = 600) -> tuple[int, str]:
@@ -71,6 +71,17 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
+def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Distance over the way that was gone: of the adapters' second matrices, which begin at zero.
+
+    Not the largest difference: AdamW makes a whole step of a gradient that is nothing but rounding.
+    """
+    assert first.keys() == second.keys()
+    moved = [name for name in first if "lora_B" in name]
+    one, two = (torch.cat([weights[name].flatten() for name in moved]) for weights in (first, second))
+    return float((one - two).norm() / two.norm())
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What two processes train that nobody disturbs."""
@@ -93,7 +104,7 @@ def test_one_killed_process_ends_the_other_and_one_or_two_go_on(tmp_path: Path, 
     assert train(tmp_path / "two", "trainer.devices=2")[0] == 0
     assert far(adapter(tmp_path / "two"), whole) == 0.0
     assert train(tmp_path / "one", "trainer.devices=1")[0] == 0
-    assert 0.0 < far(adapter(tmp_path / "one"), whole) < ONE_FOR_TWO
+    assert 0.0 < apart(adapter(tmp_path / "one"), whole) < APART
 
 
 def test_torchrun_starts_both_again_when_the_first_is_killed(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
@@ -103,4 +114,4 @@ def test_torchrun_starts_both_again_when_the_first_is_killed(tmp_path: Path, who
     status, said = train(tmp_path / "run", *keys, f"dies=1:{int(signal.SIGKILL)}:0", by=TORCHRUN)
     assert status == 0, said
     assert "(SIGKILL)" in said or "exitcode: -9" in said
-    assert far(adapter(tmp_path / "run"), whole) < ONE_FOR_TWO
+    assert apart(adapter(tmp_path / "run"), whole) < APART

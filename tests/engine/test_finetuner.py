@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -19,6 +22,7 @@ from lit_simignore.pruning.random_tokens import RandomTokens
 from lit_simignore.pruning.simignore import Simignore
 from lit_simignore.surgery.attach import attach
 from lit_simignore.surgery.load import load
+from lit_simignore.tracking import build_logger
 from lit_simignore.types import UserError
 from tests.engine.finetuning import conversations, data, far, fit, module, weights
 from tests.family_reference import forward_positions
@@ -233,6 +237,16 @@ def test_an_intervention_trains_beside_a_pruner_that_is_annealed(checkpointing: 
 def test_a_count_cannot_be_annealed(part) -> None:
     with pytest.raises(UserError, match="needs (keep_ratio|something to anneal)"):
         module(part, schedule=PruneSchedule(kind="annealed"))
+
+
+def test_loss_learning_rate_and_keep_ratio_of_every_step_are_in_the_csv(tmp_path: Path) -> None:
+    losses = fit(module(lr=0.01), data(4), 3, logger=build_logger("csv", tmp_path), log_every_n_steps=1)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["train/loss"] for row in rows] == pytest.approx(losses)
+    rates = [0.01 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(3)]
+    assert [row["train/lr"] for row in rows] == pytest.approx(rates)
+    assert [row["train/keep_ratio"] for row in rows] == [0.25] * 3
 
 
 def test_the_learning_rate_rises_and_falls_as_a_cosine() -> None:

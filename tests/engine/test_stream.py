@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -83,9 +84,7 @@ def test_a_logger_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert run(tmp_path, stream)["run"]["complete"]
     assert stream.close(ended) is False
     said = [text for text in capsys.readouterr().err.splitlines() if "nothing more is logged" in text]
-    assert said == [
-        "nothing more is logged: ConnectionError: no route to host; the run folder is complete without it"
-    ]
+    assert said == ["nothing more is logged: ConnectionError: no route to host; the run folder is complete without it"]
 
 
 def test_a_logger_that_cannot_be_made(tmp_path: Path) -> None:
@@ -106,6 +105,38 @@ def test_a_forked_process_leaves_the_telling_to_the_first(tmp_path: Path, one_th
     assert stream.close(ended)
     assert [list(point) for point, _ in notes.seen] == [["the end"]]
     pickle.loads(pickle.dumps(stream)).stop()  # as a spawned process gets it
+
+
+def test_tensorboard_has_the_course_the_results_and_the_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stream = Stream(partial(build_logger, "tensorboard", tmp_path), tmp_path, every_s=0.05)
+    summary = run(tmp_path, stream)
+    assert stream.close(lambda logger: log_summary(logger, summary))
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    seen = {name: [(entry.step, entry.value) for entry in found.Scalars(name)] for name in found.Tags()["scalars"]}
+    assert seen["live/records"][-1] == (22, 22.0) and seen["live/share_done"][-1] == (22, 1.0)
+    for row in summary["methods"]:
+        name = row["name"]
+        assert seen[f"live/{name}/accuracy"][-1] == (22, pytest.approx(row["accuracy"]))
+        for metric, value in tracking.metrics_of(row).items():
+            assert seen[f"eval/{name}/{metric}"] == [(0, pytest.approx(value, rel=1e-6))]
+        assert seen[f"curve/{name}"] == [(round(row["budget"]["final"]), pytest.approx(row["accuracy"]))]
+    assert len(summary["methods"]) == 2
+
+
+def test_a_csv_has_the_results_alone(tmp_path: Path) -> None:
+    stream = Stream(partial(build_logger, "csv", tmp_path), tmp_path, every_s=0.05)
+    summary = run(tmp_path, stream)
+    assert stream.close(lambda logger: log_summary(logger, summary))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["baseline", "stride"]
+    for row, told in zip(summary["methods"], rows, strict=True):
+        expected = {name: pytest.approx(float(value)) for name, value in tracking.metrics_of(row).items()}
+        assert {name: float(told[name]) for name in expected} == expected
 
 
 @pytest.fixture
