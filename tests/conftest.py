@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 # Some tests fork. A fork of a process that has threads for its matrices waits for them for ever, so there are none; the
 # models are too small to gain from any.
@@ -26,7 +27,8 @@ _MEETING = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WO
 def first_process() -> Iterator[None]:
     """Lightning keeps the rank of the last Trainer in a global, and loggers of later tests would stay silent.
 
-    It also leaves the address where processes met in the environment, which later tests hand on to theirs.
+    It also leaves the address where processes met in the environment, which later tests hand on to theirs, and the
+    group in which they met: processes that are forked later would take it for their own and wait in it for ever.
     """
     _forget_others()
     yield
@@ -35,6 +37,8 @@ def first_process() -> Iterator[None]:
 
 def _forget_others() -> None:
     rank_zero_only.rank = 0
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
     for name in _MEETING:
         os.environ.pop(name, None)
 
