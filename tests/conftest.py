@@ -6,6 +6,10 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+# Before torch is imported, and for every process that a test starts: two workers with two threads each, on two cores,
+# spend most of their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
