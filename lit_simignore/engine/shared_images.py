@@ -128,7 +128,8 @@ def answer_shared(
     cache = cache_in(read)
     if not isinstance(cache, DynamicCache):
         raise UserError(f"expected generate to fill a DynamicCache; got {type(cache).__name__}: set share_images=false")
-    base, member = unwrap(model), torch.tensor(sharing.member, device=device)
+    # On the CPU: the layers of a cache may lie on several devices, and such an index serves all of them.
+    base, member = unwrap(model), torch.tensor(sharing.member)
     cache.batch_select_indices(member)
     family_of(base.config).select_rows(base, member)
     whole, watch = _continued(model, prompts, begun, sharing, member), NaNWatch()

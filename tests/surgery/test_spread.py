@@ -7,6 +7,7 @@ mix is refused too.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor
 
 import lit_simignore as ls
+from lit_simignore.engine import shared_images
+from lit_simignore.engine.generation import answer, prompts_of
+from lit_simignore.engine.shared_images import answer_shared, find_sharing
 from tests.pretended_devices import Pretended, pretended_devices
-from tests.tiny_models import tiny_batch, tiny_llava
+from tests.tiny_models import QUESTIONS, tiny_batch, tiny_image, tiny_llava, tiny_processor, tiny_sample
 
 hooks = pytest.importorskip("accelerate.hooks")
 big_modeling = pytest.importorskip("accelerate.big_modeling")
@@ -112,3 +116,22 @@ def test_layers_kept_on_disk_between_calls(tmp_path: Path, alone: dict[str, Any]
     assert model.model.language_model.layers[3].mlp.up_proj.weight.device.type == "meta"
     out, kept = generated(model, PARTS[name], tiny_batch().inputs)
     assert torch.equal(out, alone[name][0]) and kept == alone[name][1]
+
+
+def test_a_cache_on_two_devices_is_copied_for_questions_about_one_picture(
+    two_devices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [
+        replace(tiny_sample(f"q{i}", question), images=(tiny_image(i % 2),)) for i, question in enumerate(QUESTIONS)
+    ]
+    images = [[tiny_image(i % 2)] for i in range(len(samples))]
+    model, processor = tiny_llava(), tiny_processor()
+    alone = answer(model, processor, prompts_of(processor, samples, images, model), (), 4)
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which is below what is pretended
+    monkeypatch.setattr(shared_images, "synchronize", lambda device: None)
+    with pretended_devices():
+        prompts = prompts_of(processor, samples, images, two_devices)
+        sharing = find_sharing(two_devices, prompts, [str(i % 2) for i in range(len(samples))])
+        assert sharing is not None and prompts.inputs["input_ids"].device == torch.device("cuda", 0)
+        shared = answer_shared(two_devices, processor, prompts, images, sharing, 4)
+    assert shared.outputs == alone.outputs
