@@ -29,7 +29,7 @@ from lit_simignore.engine.finetune_checkpoints import TrainingCheckpoints, claim
 from lit_simignore.engine.finetune_export import ADAPTER, MODEL, export, load_trained, recorded
 from lit_simignore.engine.finetune_launch import build_training
 from lit_simignore.engine.finetune_schedule import PruneSchedule
-from lit_simignore.engine.finetune_tuning import Tuning
+from lit_simignore.engine.finetune_tuning import Tuning, check_exact, projectors
 from lit_simignore.engine.finetune_validation import Validation
 from lit_simignore.engine.finetuner import LitFinetuner, Optimization
 from lit_simignore.engine.fingerprint import method_identity, weights_digest
@@ -232,6 +232,10 @@ class _Finetuning:
         for method in (self.pruning, *(self.evaluations.methods if self.evaluations else ())):
             check_fits(model, method)
         self.settings.schedule.check(self.pruning.parts)
+        tuning = self.settings.tuning
+        if tuning.kind != "lora" or tuning.projector:
+            for _, part in projectors(model):
+                check_exact(next(part.parameters()).dtype, self.settings.run.precision)
 
     def _identity(self, model: nn.Module, name: str, data_identity: dict[str, Any]) -> dict[str, Any]:
         wish = asdict(self.settings)

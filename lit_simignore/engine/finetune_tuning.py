@@ -20,6 +20,9 @@ PROJECTORS = ("multi_modal_projector", "connector", "visual.merger", "visual.dee
 """How the known families call what maps features of the vision tower into the decoder's space."""
 
 
+_HALF = (torch.bfloat16, torch.float16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """What is trained.
@@ -86,6 +89,42 @@ def prepare_tuning(model: nn.Module, tuning: Tuning) -> nn.Module:
         base.enable_input_require_grads()
     tuned.train()
     return tuned
+
+
+def keep_exact(model: nn.Module, precision: str) -> None:
+    """Hold what is trained in float32 under mixed precision, whatever type the checkpoint was loaded in.
+
+    PEFT does so for adapters alone.
+
+    Args:
+        model: from :func:`prepare_tuning`.
+        precision: of the trainer.
+
+    Raises:
+        UserError: as :func:`check_exact`.
+    """
+    for value in trained(model).values():
+        check_exact(value.dtype, precision)
+        if value.dtype in _HALF and precision.endswith("-mixed"):
+            value.data = value.data.float()
+
+
+def check_exact(dtype: torch.dtype, precision: str | None) -> None:
+    """Refuse to train weights of a half type beside frozen ones of that type, unless it was asked for.
+
+    A step of AdamW is often smaller than the distance of two numbers in bfloat16, and then moves nothing. ``bf16-true``
+    and ``16-true`` are taken at their word.
+
+    Raises:
+        UserError: says which precision to take.
+    """
+    if dtype not in _HALF or str(precision).endswith("-mixed") or precision in ("bf16-true", "16-true"):
+        return
+    name = str(dtype).removeprefix("torch.")
+    raise UserError(
+        f"the model was loaded in {name}, in which trained weights would be rounded at every step; use "
+        "trainer.precision=bf16-mixed, which keeps them in float32, or model.dtype=float32"
+    )
 
 
 def projectors(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_simignore.data.conversations_batch import TrainBatch
 from lit_simignore.engine.finetune_schedule import PruneSchedule, cosine_factor
-from lit_simignore.engine.finetune_tuning import Tuning, outside_decoder, prepare_tuning, trained
+from lit_simignore.engine.finetune_tuning import Tuning, keep_exact, outside_decoder, prepare_tuning, trained
 from lit_simignore.engine.lockstep import shard_model
 from lit_simignore.surgery.attach import attach, unwrap
 from lit_simignore.surgery.prompt import IGNORED_LABEL
@@ -121,6 +121,7 @@ class LitFinetuner(L.LightningModule):
         if self.model is not None:
             return
         self.model = prepare_tuning(self._given[0], self.tuning)
+        keep_exact(self.model, str(self.trainer.precision))
         self._outside = outside_decoder(self.vlm)
         if self.device_mesh is not None:
             shard_model(self.vlm, self.device_mesh["data_parallel"])
