@@ -76,7 +76,7 @@ def test_the_average_is_kept_in_float32_whatever_the_weights_are() -> None:
     lit = module(tuning=Tuning(kind="projector"))
     lit._given[0].to(torch.bfloat16)
     average = AveragedWeights(0.999)
-    fit(lit, data(), 2, callbacks=[average])
+    fit(lit, data(), 2, callbacks=[average], precision="bf16-true")
     assert {value.dtype for value in weights(lit).values()} == {torch.bfloat16}
     assert {value.dtype for value in average.average.values()} == {torch.float32}
     average.put(lit)
