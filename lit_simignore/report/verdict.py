@@ -50,8 +50,10 @@ def headline(view: RunView) -> str:
     baseline, methods = view.baseline, [row for row in view.methods if row.accuracy is not None]
     if not methods:
         return _baseline_sentence(baseline)
-    sentences = [_tally(methods), _highest(methods, baseline), _cheapest(methods, baseline)]
-    return " ".join(dict.fromkeys(sentence for sentence in sentences if sentence))
+    highest, cheapest = _highest(methods, baseline), _cheapest(methods, baseline)
+    if len(methods) == 1 and highest:
+        cheapest = ""  # the same method, which has been described
+    return " ".join(sentence for sentence in (_tally(methods), highest, cheapest) if sentence)
 
 
 def _baseline_sentence(baseline: MethodRow | None) -> str:

@@ -70,6 +70,11 @@ def test_a_method_that_beats_the_baseline_is_named_first() -> None:
     )
 
 
+def test_one_method_is_described_once() -> None:
+    better = _method("eah", 0.8, tokens=36, p_value=1e-6, fixed=40, broken=4)
+    assert headline(read_summary({"methods": [BASE, better]})).count("36 of 144 visual tokens") == 1
+
+
 def test_when_everything_is_worse_the_best_of_it_is_named() -> None:
     rows = [_method(name, 0.5 + index / 10, p_value=1e-6, fixed=1, broken=40) for index, name in enumerate("ab")]
     said = headline(read_summary({"methods": [BASE, *rows]}))
