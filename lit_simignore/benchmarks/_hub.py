@@ -65,7 +65,10 @@ def hub_rows(
         dataset = datasets.load_dataset(source, subset, split=split, revision=revision)
     # Loading fails in as many ways as there are networks, caches and file formats; all end in one readable line.
     except Exception as error:
-        raise UserError(f"cannot load split {split!r} of {source!r} from the hub: {_first_line(error)}") from error
+        raise UserError(
+            f"cannot load split {split!r} of {source!r} from the hub: {_first_line(error)}; "
+            "benchmark.path=FOLDER takes data that lie on this machine"
+        ) from error
     yield from table_rows(dataset, image_column)
 
 

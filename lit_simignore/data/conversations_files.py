@@ -166,7 +166,10 @@ def _hub(name: str, split: str, revision: str | None) -> Iterator[tuple[str, Map
     # Loading fails in as many ways as there are networks, caches and file formats; all end in one readable line.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"cannot load split {split!r} of {name!r} from the hub: {reason[0]}") from error
+        raise UserError(
+            f"cannot load split {split!r} of {name!r} from the hub: {reason[0]}; "
+            "data.path also takes files of this machine"
+        ) from error
     for number, row in enumerate(dataset, start=1):
         yield _where(name, f"record {number}", row), row
 
