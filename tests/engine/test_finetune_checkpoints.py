@@ -263,11 +263,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
 PLACES = ("0", "1", "6", "7", "writing-3", "written-3", "written-6")
 """In the first step before there is a checkpoint, in the middle of an accumulation, between two steps, while a
 checkpoint is written, before it is pointed to, and after the last step before the export."""
+GENTLY = ("0", "6", "writing-3")
+"""Where SIGTERM comes as well: before there is a checkpoint, within a step, and while a checkpoint is written."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("place", "number", "status"),
+    [*((place, signal.SIGKILL, -9) for place in PLACES), *((place, signal.SIGTERM, 143) for place in GENTLY)],
+)
 def test_a_killed_process_goes_on_to_the_same_adapter(
     tmp_path: Path, uninterrupted: dict[str, torch.Tensor], place: str, number: int, status: int
 ) -> None:
