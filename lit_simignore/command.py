@@ -10,7 +10,6 @@ from functools import partial
 
 from lit_simignore.config.compose import CODE_KEY, split
 from lit_simignore.config.typed import ConfigError, refuse_in_one_line
-from lit_simignore.engine.lost import lost_process
 from lit_simignore.engine.orphans import end_with_parent
 from lit_simignore.plugins import add_plugins
 from lit_simignore.types import UserError
@@ -83,6 +82,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return BAD_CONFIGURATION, f"error: {one_line(error)}"
     if isinstance(error, UserError):
         return FAILED, f"error: {one_line(error)}"
+    from lit_simignore.engine.lost import lost_process  # torch, for which help and a typing error need not wait
+
     lost = lost_process(error)
     if lost is not None:
         return FAILED, f"error: {lost}"
