@@ -158,7 +158,6 @@ class _BatchWork:
         self.failures = {row: error for row, error in enumerate(batch.errors) if error is not None}
         self._prompts: dict[tuple[int, ...], Prompts] = {}
         self._cells: dict[tuple[int, ...], int] = {}
-        self._pictures: dict[int, str] = {}
 
     def answer(self, method: Method) -> list[Prediction]:
         """The records that are missing of one method, in the order of the batch."""
@@ -219,18 +218,12 @@ class _BatchWork:
         offered = [owner.benchmark.candidates(sample) for sample in prompts.samples]
         if given := [candidates for candidates in offered if candidates is not None]:
             return choose(owner.vlm, owner.processor, prompts, method.parts, given)
-        if owner.share_images and not method.parts and can_share(owner.vlm):
-            sharing = find_sharing(owner.vlm, prompts, [self._picture(row) for row in rows])
+        if owner.share_images and not method.parts and len(rows) > 1 and can_share(owner.vlm):
+            images = [self.batch.images[row] for row in rows]
+            sharing = find_sharing(owner.vlm, prompts, [digest(shown) for shown in images])
             if sharing is not None:
-                images = [self.batch.images[row] for row in rows]
                 return answer_shared(owner.vlm, owner.processor, prompts, images, sharing, owner.max_new_tokens)
         return answer(owner.vlm, owner.processor, prompts, method.parts, owner.max_new_tokens)
-
-    def _picture(self, row: int) -> str:
-        """Digest of what the row's images show."""
-        if row not in self._pictures:
-            self._pictures[row] = digest(self.batch.images[row])
-        return self._pictures[row]
 
     def _after(self, error: Exception, method: Method, rows: tuple[int, ...]) -> dict[int, Prediction]:
         """What can still be had of rows that failed together: halves if there was no memory, else one by one."""

@@ -98,7 +98,7 @@ def find_sharing(model: nn.Module, prompts: Prompts, pictures: Sequence[str]) ->
 
 def answer_shared(
     model: nn.Module, processor: Any, prompts: Prompts, images: Sequence[Sequence[Image]], sharing: Sharing,
-    max_new_tokens: int, **settings: Any,
+    max_new_tokens: int,
 ) -> Answers:  # fmt: skip
     """As :func:`~lit_simignore.engine.generation.answer` of the untouched model, reading every picture once.
 
@@ -109,7 +109,6 @@ def answer_shared(
         images: opened images of every row.
         sharing: which rows begin alike.
         max_new_tokens: of one answer.
-        settings: for ``generate``.
 
     Raises:
         UserError: ``generate`` made another kind of cache than one that grows.
@@ -122,9 +121,7 @@ def answer_shared(
     )
     begun = _beginnings(model, leaders, sharing)
     with attach(model, spans=begun.spans) as trace:
-        read = generate(
-            model, processor, begun, watch=NaNWatch(), max_new_tokens=1, return_dict_in_generate=True, **settings
-        )
+        read = generate(model, processor, begun, watch=NaNWatch(), max_new_tokens=1, return_dict_in_generate=True)
     cache = cache_in(read)
     if not isinstance(cache, DynamicCache):
         raise UserError(f"expected generate to fill a DynamicCache; got {type(cache).__name__}: set share_images=false")
@@ -132,8 +129,8 @@ def answer_shared(
     base, member = unwrap(model), torch.tensor(sharing.member)
     cache.batch_select_indices(member)
     family_of(base.config).select_rows(base, member)
-    whole, watch = _continued(model, prompts, begun, sharing, member), NaNWatch()
-    given = {cache_name(type(base).forward): cache, **settings}
+    whole, watch = _continued(prompts, begun, sharing, member), NaNWatch()
+    given = {cache_name(type(base).forward): cache}
     ids = generate(model, processor, whole, watch=watch, max_new_tokens=max_new_tokens, **given)
     synchronize(device)
     wall_ms = 1000 * (time.perf_counter() - start)
@@ -157,32 +154,29 @@ def _beginnings(model: nn.Module, leaders: Prompts, sharing: Sharing) -> Prompts
     """The leaders' prompts without what is not shared."""
     inputs, spans = dict(leaders.inputs), leaders.spans
     pieces = [slice(first, first + length) for first, length in zip(_firsts(leaders), sharing.lengths, strict=True)]
-    for name, filling in _per_column(model, leaders).items():
+    family: Family = family_of(unwrap(model).config)
+    types = dict.fromkeys(inputs.keys() & family.answer_inputs.keys(), 0)
+    for name, filling in (_filling(leaders) | types).items():
         inputs[name] = _padded([inputs[name][row, piece] for row, piece in enumerate(pieces)], filling)
     roles = _padded([spans.roles[row, piece] for row, piece in enumerate(pieces)], NO_ROLE)
     return Prompts(leaders.samples, inputs, Spans(inputs["input_ids"], roles, spans.keys))
 
 
-def _continued(model: nn.Module, prompts: Prompts, begun: Prompts, sharing: Sharing, member: Tensor) -> Prompts:
+def _continued(prompts: Prompts, begun: Prompts, sharing: Sharing, member: Tensor) -> Prompts:
     """Whole prompts as the cache holds their beginnings: padding stands before them and again behind them."""
     starts = [first + sharing.lengths[place] for first, place in zip(_firsts(prompts), sharing.member, strict=True)]
     whole = {}
-    for name, filling in _per_column(model, prompts).items():
-        if name in ("input_ids", MASK):
-            rest = _padded([prompts.inputs[name][row, start:] for row, start in enumerate(starts)], filling)
-            whole[name] = torch.cat([begun.inputs[name][member], rest], dim=1)
+    for name, filling in _filling(prompts).items():
+        rest = _padded([prompts.inputs[name][row, start:] for row, start in enumerate(starts)], filling)
+        whole[name] = torch.cat([begun.inputs[name][member], rest], dim=1)
     return Prompts(prompts.samples, whole, prompts.spans)
 
 
-def _per_column(model: nn.Module, prompts: Prompts) -> dict[str, int]:
-    """Inputs with one entry per column, and what stands in their padding."""
-    base: Any = unwrap(model)
-    family: Family = family_of(base.config)
-    ids = prompts.inputs["input_ids"]
-    hidden = ids[prompts.inputs[MASK] == 0]
+def _filling(prompts: Prompts) -> dict[str, int]:
+    """What stands in the padding of the inputs that every model takes."""
+    hidden = prompts.inputs["input_ids"][prompts.inputs[MASK] == 0]
     padding = int(hidden[0]) if hidden.numel() else 0  # never read: the mask hides it
-    found = {"input_ids": padding, MASK: 0, **dict.fromkeys(family.answer_inputs, 0)}
-    return {name: filling for name, filling in found.items() if name in prompts.inputs}
+    return {"input_ids": padding, MASK: 0}
 
 
 def _padded(pieces: Sequence[Tensor], filling: int) -> Tensor:
